@@ -81,7 +81,7 @@ pub fn is_help(error: &clap::Error) -> bool {
 /// What is wrong with a command line, or with a variable that stands in for a flag. `arguments` are those after the
 /// program's name.
 pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -> Problem {
-    let at = Place::of(command, arguments);
+    let at = NamedCommand::of(command, arguments);
     let named = text_of(error, ContextKind::InvalidArg);
     let help = format!("'{} --help' describes it", at.path);
     match error.kind() {
@@ -222,13 +222,13 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The command that the arguments name.
-struct Place<'a> {
+struct NamedCommand<'a> {
     command: &'a Command,
     root: &'a Command,
     path: String,
 }
 
-impl<'a> Place<'a> {
+impl<'a> NamedCommand<'a> {
     fn of(root: &'a Command, arguments: &[OsString]) -> Self {
         let mut place = Self { command: root, root, path: "laneway".into() };
         for word in arguments.iter().filter_map(|word| word.to_str()) {
@@ -288,7 +288,7 @@ fn meant(near: Option<&str>) -> Option<String> {
 }
 
 /// What is wrong with the value of an option: of a flag, or of its variable.
-fn value(error: &clap::Error, at: &Place<'_>, arguments: &[OsString]) -> Problem {
+fn value(error: &clap::Error, at: &NamedCommand<'_>, arguments: &[OsString]) -> Problem {
     // The parsers of passwords write a message of their own, which does not repeat the value.
     let rendered = error.to_string();
     let secret = rendered.split('\'').nth(1).filter(|_| rendered.contains("invalid value for '"));

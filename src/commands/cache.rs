@@ -85,11 +85,11 @@ struct Damage {
 /// The stores of this machine.
 struct Here<'a> {
     state: &'a StateDir,
-    places: Vec<Place>,
+    places: Vec<NamedStore>,
 }
 
 /// One store.
-struct Place {
+struct NamedStore {
     store: Stores,
     /// The name of its directory.
     name: &'static str,
@@ -123,7 +123,7 @@ impl<'a> Here<'a> {
         let places = [(Stores::Cache, CACHE), (Stores::PeerCache, sharing::DIRECTORY)];
         let places = places.map(|(store, name)| {
             let directory = Directory::new(&state.path().join(name));
-            Place { store, name, directory }
+            NamedStore { store, name, directory }
         });
         let mut here = Self { state, places: Vec::new() };
         for place in places {
@@ -251,7 +251,7 @@ impl<'a> Here<'a> {
         }
     }
 
-    fn remove_all(&self, place: &Place, ids: &[u64]) -> Result<(), Problem> {
+    fn remove_all(&self, place: &NamedStore, ids: &[u64]) -> Result<(), Problem> {
         for batch in ids.chunks(BATCH) {
             // While it is locked here, no node begins to use it.
             let lock = place.directory.lock().map_err(unreadable)?;
@@ -265,7 +265,7 @@ impl<'a> Here<'a> {
     }
 }
 
-impl Place {
+impl NamedStore {
     /// The responses whose URL matches, all without a pattern.
     fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
         let all = self.directory.ids().into_iter();

@@ -114,7 +114,7 @@ impl Doctor {
             }
         };
         if let Some(config) = &config {
-            let asked = Asked { config, servers: &self.server, running: running.as_deref() };
+            let asked = Question { config, servers: &self.server, running: running.as_deref() };
             servers.extend(layers(asked, state, diagnosis).await);
         } else {
             let why = "the configuration is not valid";
@@ -182,7 +182,7 @@ impl Doctor {
 }
 
 /// What the layers depend on.
-struct Asked<'a> {
+struct Question<'a> {
     config: &'a Config,
     /// The servers that this command was given.
     servers: &'a [Target],
@@ -192,11 +192,11 @@ struct Asked<'a> {
 
 /// Checks the layers from the group to a request. Returns the servers that were checked.
 async fn layers(
-    asked: Asked<'_>,
+    asked: Question<'_>,
     state: Result<StateDir, Problem>,
     diagnosis: &mut Diagnosis,
 ) -> Vec<Target> {
-    let Asked { config, servers, running } = asked;
+    let Question { config, servers, running } = asked;
     let mut found = Vec::new();
     let place = state.as_ref().ok().map(|state| state.path().to_owned());
     let remembered = state.as_ref().map(remembered::load).unwrap_or_default();
@@ -215,7 +215,7 @@ async fn layers(
     let lans = machine::interfaces(config, &mut found);
     diagnosis.extend(std::mem::take(&mut found));
     let may_serve = group.as_ref().is_some_and(|group| may_serve(config, group));
-    let own = machine::Own { group: group.as_ref(), running };
+    let own = machine::InstalledNode { group: group.as_ref(), running };
     let node = machine::ports(config, own, &lans, may_serve, &mut found);
     if node.is_none() && may_run && found.iter().all(|finding| finding.verdict != report::Verdict::Wrong) {
         found.push(running::absent(running.is_some(), place.as_deref()));
@@ -275,7 +275,7 @@ async fn layers(
 pub(super) fn ports_in_use(config: &Config) -> Option<Problem> {
     let mut found = Vec::new();
     let lans = crate::lan::lans(&config.peers.lan).unwrap_or_default();
-    if let Some(node) = machine::ports(config, machine::Own::default(), &lans, true, &mut found) {
+    if let Some(node) = machine::ports(config, machine::InstalledNode::default(), &lans, true, &mut found) {
         return Some(
             Problem::new(format!("a node runs here already: {} on {}", node.seen.node.name, node.proxy))
                 .hint("stop it, with Ctrl-C in its terminal or 'laneway service stop' as its user"),

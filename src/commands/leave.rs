@@ -75,7 +75,7 @@ impl Leave {
             .map_err(|error| Problem::new("this machine cannot sign that it leaves").because(error))?;
         membership.note_departures(vec![resignation]);
         let found = match membership.group().update.revokes(group.node.id) {
-            true => Found { is_removed: true, ..Found::default() },
+            true => Round { is_removed: true, ..Round::default() },
             false => that_answer(&group, &membership, self.gateways(&group, &state).await?).await,
         };
         if let Err(problem) = guarded {
@@ -88,7 +88,7 @@ impl Leave {
         if found.is_removed && found.answering.is_empty() {
             return after_removal(&group, &state).await;
         }
-        let Found { answering: gateways, is_known: was_known, .. } = found;
+        let Round { answering: gateways, is_known: was_known, .. } = found;
         if gateways.is_empty() && !was_known && !self.force {
             return Err(nobody(&group));
         }
@@ -250,7 +250,7 @@ async fn after_removal(group: &Group, state: &StateDir) -> Result<(), Problem> {
 
 /// What a round of links to gateways found.
 #[derive(Default)]
-struct Found {
+struct Round {
     answering: BTreeMap<SocketAddr, Option<NodeId>>,
     /// The group has removed this machine: a gateway has shown the authority's signature.
     is_removed: bool,
@@ -263,8 +263,8 @@ async fn that_answer(
     group: &Group,
     membership: &Arc<Membership>,
     gateways: BTreeMap<SocketAddr, Option<NodeId>>,
-) -> Found {
-    let mut found = Found::default();
+) -> Round {
+    let mut found = Round::default();
     let Ok(config) = tls::link_client(group) else { return found };
     let tasks = TaskTracker::new();
     for (address, id) in gateways {

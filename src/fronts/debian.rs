@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::found::Found;
+use super::found::FileDigests;
 use super::place::Place;
 use super::url::Url;
 use crate::cache::digest::{Algorithm, Digest};
@@ -90,7 +90,7 @@ struct Paragraph {
 
 fn lines(place: &Place, text: impl Read, mut holds: impl FnMut(usize)) -> io::Result<Vec<(Url, Digest)>> {
     let mut text = BufReader::with_capacity(64 * 1024, text.take(LARGEST));
-    let mut found = Found::default();
+    let mut found = FileDigests::default();
     let (release, root) = (is_release(&place.url), root(place));
     let mut paragraph = Paragraph::default();
     let mut line = Vec::new();
@@ -155,7 +155,7 @@ impl Paragraph {
         None
     }
 
-    fn end(self, root: &Url, found: &mut Found) {
+    fn end(self, root: &Url, found: &mut FileDigests) {
         if let Some((file, digest)) = self.file.zip(self.digest)
             && let Some(url) = root.join(&file)
         {

@@ -13,12 +13,12 @@ const COST: usize = 96;
 
 /// The digests of files.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FileDigests {
     files: Vec<(Url, Digest)>,
     memory: usize,
 }
 
-impl Found {
+impl FileDigests {
     /// Adds a file, unless there are too many: its digest is not known then.
     pub fn push(&mut self, url: Url, digest: Digest) {
         if !self.is_full() {

@@ -1,6 +1,6 @@
 //! Python's simple repository API in HTML (PEP 503), rewritten while it streams: the addresses in its anchors.
 
-use super::found::Found;
+use super::found::FileDigests;
 use super::json::metadata_of;
 use super::place::Place;
 use super::url::Url;
@@ -22,7 +22,7 @@ pub struct Rewriter {
     tag: Option<(Vec<u8>, Option<u8>)>,
     /// The bytes of the addresses that references were resolved against since [`Rewriter::feed`] was called.
     resolved: usize,
-    found: Found,
+    found: FileDigests,
 }
 
 /// An attribute: its name in lower case, its value, and where that is in the tag, with its quotes.
@@ -37,7 +37,7 @@ impl Rewriter {
     #[must_use]
     pub fn new(place: Place, local: String) -> Self {
         let base = place.url.clone();
-        Self { place, local, base, tag: None, resolved: 0, found: Found::default() }
+        Self { place, local, base, tag: None, resolved: 0, found: FileDigests::default() }
     }
 
     /// Reads the first of these bytes, at least one, and appends to `out` what they become. A short reference may become a long

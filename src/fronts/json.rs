@@ -3,7 +3,7 @@
 //!
 //! Only the values that matter are touched; every other byte passes as it is, and is not judged.
 
-use super::found::Found;
+use super::found::FileDigests;
 use super::place::Place;
 use super::url::Url;
 use crate::cache::digest::{Algorithm, Digest};
@@ -44,7 +44,7 @@ pub struct Rewriter {
     /// The bytes of the addresses that strings were made into since [`Rewriter::feed`] was called.
     resolved: usize,
     /// What the index names.
-    found: Found,
+    found: FileDigests,
     /// Where the crates are.
     downloads: Option<String>,
 }
@@ -87,7 +87,7 @@ impl Rewriter {
     /// A rewriter of the index at `place`. URLs that lead back begin with `local`.
     #[must_use]
     pub fn new(format: Format, place: Place, local: String) -> Self {
-        let (stack, found) = (Vec::new(), Found::default());
+        let (stack, found) = (Vec::new(), FileDigests::default());
         let text = Text::Between;
         Self { format, place, local, stack, unread: 0, text, resolved: 0, found, downloads: None }
     }

@@ -53,7 +53,7 @@ pub async fn run(
     is_due: Box<IsDue>,
     heard: Box<Heard>,
 ) {
-    let mut asked = Asked(known.iter().copied().take(MAX_ASKED).collect());
+    let mut asked = GatewaysInTurn(known.iter().copied().take(MAX_ASKED).collect());
     let mut ticks = tokio::time::interval(ASKING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset();
@@ -89,9 +89,9 @@ pub async fn run(
 }
 
 /// The gateways that are asked in turn.
-struct Asked(VecDeque<SocketAddr>);
+struct GatewaysInTurn(VecDeque<SocketAddr>);
 
-impl Asked {
+impl GatewaysInTurn {
     /// The next one of those that were heard before, or are `heard` now if that is to be included.
     fn next(&mut self, heard: &[SocketAddr], includes_heard: bool) -> Option<SocketAddr> {
         for address in heard {
@@ -171,20 +171,20 @@ mod tests {
     #[test]
     fn gateways_are_asked_in_turn_those_that_were_just_heard_first_and_few_are_remembered() {
         let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 7420));
-        let mut asked = Asked(VecDeque::from([at(1)]));
+        let mut asked = GatewaysInTurn(VecDeque::from([at(1)]));
         let mut next = |heard: &[SocketAddr]| asked.next(heard, true);
         assert_eq!(next(&[at(2)]), Some(at(2)));
         assert_eq!([next(&[]), next(&[at(1)]), next(&[])], [at(1), at(2), at(1)].map(Some));
         let many: Vec<_> = (3..100).map(at).collect();
         assert_eq!(next(&many), Some(at(99)));
         assert_eq!(asked.0.len(), MAX_ASKED);
-        assert_eq!(Asked(VecDeque::new()).next(&[], true), None);
+        assert_eq!(GatewaysInTurn(VecDeque::new()).next(&[], true), None);
     }
 
     #[test]
     fn without_the_key_only_gateways_that_have_become_silent_are_asked() {
         let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 7420));
-        let mut asked = Asked(VecDeque::new());
+        let mut asked = GatewaysInTurn(VecDeque::new());
         assert_eq!(asked.next(&[at(1), at(2), at(3)], false), None);
         assert_eq!(asked.next(&[at(1), at(3)], false), Some(at(2)));
         assert_eq!([asked.next(&[at(3)], false), asked.next(&[at(3)], false)], [at(1), at(2)].map(Some));

@@ -38,7 +38,7 @@ use crate::telemetry::traffic::Moved;
 use crate::wire::http::{ANONYMOUS, DIGEST, DISCARD, RequestHead};
 use crate::wire::sharing::Offer;
 use crate::wire::target::Target;
-use asker::{Asker, Gone, Own, beyond};
+use asker::{Asker, Gone, LocalStream, beyond};
 use server::Server;
 
 /// One stream of requests to one server.
@@ -65,7 +65,7 @@ struct Stream<'a> {
 }
 
 /// What a client's node asks of this gateway in the fields of a request, which the server does not get.
-struct Asked {
+struct OwnFields {
     /// A token that anybody gets. The response may be stored, as for a request without a login.
     credential: Option<Vec<u8>>,
     /// The digest that the file must have.
@@ -76,7 +76,7 @@ struct Asked {
     has_any: bool,
 }
 
-impl Asked {
+impl OwnFields {
     /// Takes them out of a request to a server that is spoken to over TLS if it `is_secure`: only then is there a token.
     fn take(request: &mut RequestHead, is_secure: bool) -> Self {
         let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
@@ -217,7 +217,7 @@ impl Gateway {
         let gateway = self.clone();
         self.tasks.spawn(async move {
             let progress = Progress::default();
-            let own = Own { pipe: far, answer: Some(answer) };
+            let own = LocalStream { pipe: far, answer: Some(answer) };
             let asker = Asker::own(own, gateway.id, &progress);
             let mut stream = Stream::new(gateway.clone(), cache, (target, is_secure), asker);
             let ended = Box::pin(stream.run_within(waits, &account)).await;
@@ -294,7 +294,7 @@ impl Stream<'_> {
             }
             let mut request =
                 RequestHead::parse_of_node(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
-            let asked = Asked::take(&mut request, self.is_secure);
+            let asked = OwnFields::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
             let origin = Origin { target: &self.target, is_secure: self.is_secure };
             let is_for_all =

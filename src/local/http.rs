@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use self::answers::{answer_here, failed, login_required, plain, refusal_reason};
 use self::exchange::Exchange;
 use self::forward::Done;
-use self::kept::Kept;
+use self::kept::IdleConnections;
 use self::request_body::READ as MAX_BODY_READ;
 use super::answer::send_last;
 use super::context::{App, Local, log_hang_up};
@@ -89,7 +89,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let mut buffer = BytesMut::new();
     // The memory of `buffer`, and of a request while it is served.
     let mut held = Tally::of(&account);
-    let mut kept = Kept::default();
+    let mut kept = IdleConnections::default();
     loop {
         let mut head = handshake.within(read_head(&socket, &mut buffer, &mut held)).await;
         drop(handshake);
@@ -157,7 +157,12 @@ fn memory_of(request: &RequestHead) -> usize {
 
 /// Waits for the first bytes of the next request; false when none come, or when the app has lost a login with a
 /// connection to a server, which it must notice.
-async fn wait_for_request(local: &Local, socket: &TcpStream, buffer: &mut BytesMut, kept: &mut Kept) -> bool {
+async fn wait_for_request(
+    local: &Local,
+    socket: &TcpStream,
+    buffer: &mut BytesMut,
+    kept: &mut IdleConnections,
+) -> bool {
     let mut more = std::pin::pin!(timeout(IDLE, net::read_some(socket, buffer, READ)));
     loop {
         tokio::select! {
@@ -208,7 +213,7 @@ async fn answer(
     (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
     mut request: RequestHead,
-    kept: &mut Kept,
+    kept: &mut IdleConnections,
     peer: AppPeer,
 ) -> Next {
     // An app that could send them could speak for this node at the gateway.

@@ -28,7 +28,7 @@ pub(super) struct Outcomes {
 }
 
 /// An open for which there is no answer yet. If it is dropped after a while, the gateway was silent.
-pub(super) struct Asked<'a> {
+pub(super) struct PendingOpen<'a> {
     outcomes: &'a Outcomes,
     gateway: NodeId,
     target: &'a Target,
@@ -43,8 +43,8 @@ impl Outcomes {
     }
 
     /// Begins an open of `target` over `gateway`.
-    pub(super) fn ask<'a>(&'a self, gateway: NodeId, target: &'a Target) -> Asked<'a> {
-        Asked { outcomes: self, gateway, target, since: Instant::now(), is_noted: false }
+    pub(super) fn ask<'a>(&'a self, gateway: NodeId, target: &'a Target) -> PendingOpen<'a> {
+        PendingOpen { outcomes: self, gateway, target, since: Instant::now(), is_noted: false }
     }
 
     /// Notes that a connection to `target` failed over `gateway`.
@@ -98,7 +98,7 @@ impl Outcomes {
     }
 }
 
-impl Asked<'_> {
+impl PendingOpen<'_> {
     /// The gateway has refused, and says why; or the open ended for a reason that is not the gateway's. Gives how long it took.
     pub(super) fn end(mut self, refused: Option<Failing>) -> Duration {
         let was_silent = std::mem::replace(&mut self.is_noted, true);
@@ -118,7 +118,7 @@ impl Asked<'_> {
     }
 }
 
-impl Drop for Asked<'_> {
+impl Drop for PendingOpen<'_> {
     fn drop(&mut self) {
         if !self.is_noted && self.since.elapsed() >= SILENCE {
             self.outcomes.failed(self.gateway, self.target, Failing::Silent);

@@ -47,7 +47,7 @@ impl Node {
 
 /// What is known of this machine's node before its ports are looked at.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Own<'a> {
+pub(super) struct InstalledNode<'a> {
     /// The group that this command has the keys of.
     pub(super) group: Option<&'a Group>,
     /// Where the node listens that runs with these keys.
@@ -225,7 +225,7 @@ fn no_lan(config: &Config) -> Finding {
 /// user's, and no more than a program that has the port.
 pub(super) fn ports(
     config: &Config,
-    own: Own<'_>,
+    own: InstalledNode<'_>,
     lans: &[Lan],
     may_serve: bool,
     found: &mut Vec<Finding>,

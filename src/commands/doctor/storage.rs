@@ -30,7 +30,7 @@ const UNANSWERED: &str = "'mount' shows the disk or the file server, and 'dmesg'
      backup, goes on after 'fsfreeze --unfreeze MOUNTPOINT'. Then the node goes on by itself";
 
 /// What depends on a directory.
-struct Place {
+struct StateFolder {
     directory: PathBuf,
     /// What it is called.
     what: &'static str,
@@ -39,15 +39,19 @@ struct Place {
 }
 
 /// The directories of the node whose state is in `state`.
-fn places(state: &Path) -> [Place; 3] {
+fn places(state: &Path) -> [StateFolder; 3] {
     [
-        Place {
+        StateFolder {
             directory: state.to_owned(),
             what: "the state directory",
             effect: "members, removals and the gateways that were used are not remembered",
         },
-        Place { directory: state.join(CACHE), what: "the cache", effect: "no response is stored any more" },
-        Place {
+        StateFolder {
+            directory: state.join(CACHE),
+            what: "the cache",
+            effect: "no response is stored any more",
+        },
+        StateFolder {
             directory: state.join(sharing::DIRECTORY),
             what: "the store of downloads for other members",
             effect: "no download is kept for them any more",
@@ -90,8 +94,8 @@ pub(super) fn of_node(seen: &Snapshot) -> Vec<Finding> {
 }
 
 /// The finding about a disk that does not answer.
-fn unanswered(place: &Place) -> Finding {
-    let Place { directory, what, effect } = place;
+fn unanswered(place: &StateFolder) -> Finding {
+    let StateFolder { directory, what, effect } = place;
     let what = format!("{what} is on a disk that does not answer: {}", quoted(directory));
     Finding::wrong(Layer::Storage, what).because(*effect).hint(UNANSWERED)
 }
@@ -114,8 +118,8 @@ pub(super) fn within<T: Send + 'static>(
 }
 
 /// The fault of a disk, if it has one.
-fn of_space(place: &Place, space: &Space) -> Option<Finding> {
-    let Place { directory, what, effect } = place;
+fn of_space(place: &StateFolder, space: &Space) -> Option<Finding> {
+    let StateFolder { directory, what, effect } = place;
     let shown = quoted(directory);
     let (fault, hint) = if space.is_read_only {
         let hint = format!(
@@ -215,7 +219,7 @@ mod tests {
     use super::*;
 
     fn judged(space: Space) -> Option<Finding> {
-        let place = Place {
+        let place = StateFolder {
             directory: "/var/lib/laneway".into(),
             what: "the state directory",
             effect: "nothing is kept",

@@ -50,7 +50,7 @@ enum Answer {
     NoSuchName,
 }
 
-type Asked = BoxFuture<'static, Result<Answer, NoAddress>>;
+type Answering = BoxFuture<'static, Result<Answer, NoAddress>>;
 
 /// What a lookup uses.
 pub(super) struct Lookup<'a> {
@@ -98,7 +98,7 @@ impl Lookup<'_> {
         }
     }
 
-    fn ask(&self, name: &Name, kind: RecordType) -> Asked {
+    fn ask(&self, name: &Name, kind: RecordType) -> Answering {
         let query = Query::for_addresses(name.clone(), kind, self.conf.edns);
         let key = query.key();
         if let Some(answer) = self.cache.find(&key) {
@@ -116,7 +116,7 @@ impl Lookup<'_> {
 
 /// What is known once the question for IPv4 addresses is answered. Neither they, nor that the name does not exist, wait
 /// long for the other answer: some name servers never give it.
-async fn after_four(four: Result<Answer, NoAddress>, mut six: Asked) -> Result<Found, NoAddress> {
+async fn after_four(four: Result<Answer, NoAddress>, mut six: Answering) -> Result<Found, NoAddress> {
     let is_enough = match &four {
         Ok(Answer::Addresses(known)) => !known.is_empty(),
         Ok(Answer::NoSuchName) => true,
@@ -132,7 +132,7 @@ async fn after_four(four: Result<Answer, NoAddress>, mut six: Asked) -> Result<F
     }
 }
 
-fn later(asked: Asked) -> BoxFuture<'static, Vec<IpAddr>> {
+fn later(asked: Answering) -> BoxFuture<'static, Vec<IpAddr>> {
     asked
         .map(|answer| match answer {
             Ok(Answer::Addresses(addresses)) => addresses,

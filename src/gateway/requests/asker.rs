@@ -42,7 +42,7 @@ impl From<pipe::Broken> for Gone {
 }
 
 /// A stream of this node's own apps. The sender is told once whether it is granted, or why not.
-pub(super) struct Own {
+pub(super) struct LocalStream {
     pub(super) pipe: Pipe,
     pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Own {
 enum Stage {
     Asked(Box<Incoming>),
     Granted(Tunnel),
-    Own(Own),
+    Own(LocalStream),
     Over,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Asker<'a> {
     }
 
     /// The stream of an app of this node.
-    pub(super) fn own(own: Own, member: NodeId, progress: &'a Progress<'a>) -> Self {
+    pub(super) fn own(own: LocalStream, member: NodeId, progress: &'a Progress<'a>) -> Self {
         let account = own.pipe.account().clone();
         Self::new(Stage::Own(own), member, account, progress)
     }
@@ -111,7 +111,7 @@ impl<'a> Asker<'a> {
 
     /// Refuses the stream of an app, unless it was granted.
     pub(super) fn refuse(&mut self, failure: &Failure) {
-        if let Stage::Own(Own { answer, .. }) = &mut self.stage
+        if let Stage::Own(LocalStream { answer, .. }) = &mut self.stage
             && let Some(answer) = answer.take()
         {
             // The app may have left.
@@ -144,10 +144,10 @@ impl<'a> Asker<'a> {
     pub(super) fn grant(&mut self) -> Result<(), Gone> {
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Asked(incoming) => self.stage = Stage::Granted(incoming.accept()?),
-            Stage::Own(Own { pipe, answer }) => {
+            Stage::Own(LocalStream { pipe, answer }) => {
                 // The app may have left.
                 answer.map(|answer| answer.send(Ok(())));
-                self.stage = Stage::Own(Own { pipe, answer: None });
+                self.stage = Stage::Own(LocalStream { pipe, answer: None });
             }
             stage => self.stage = stage,
         }
@@ -193,7 +193,9 @@ impl<'a> Asker<'a> {
     pub(super) fn halves(&mut self) -> Result<(FromClient<'_>, ToClient<'_>), Gone> {
         let (input, output) = match &mut self.stage {
             Stage::Granted(Tunnel { inbox, outbox }) => (Input::Link(inbox), Output::Link(outbox)),
-            Stage::Own(Own { pipe, .. }) => (Input::Own(&mut pipe.receiver), Output::Own(&mut pipe.sender)),
+            Stage::Own(LocalStream { pipe, .. }) => {
+                (Input::Own(&mut pipe.receiver), Output::Own(&mut pipe.sender))
+            }
             Stage::Asked(_) | Stage::Over => return Err(Gone),
         };
         let (buffer, received) = (&mut self.buffer, &mut self.received);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::answers::{plain, refusal_reason};
 use super::exchange::{Exchange, Share, Trouble};
 use super::fronted::Fronted;
-use super::kept::{Idle, Kept};
+use super::kept::{Idle, IdleConnections};
 use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
 use crate::failure::{Failure, Kind, Side};
@@ -62,7 +62,7 @@ pub(super) enum Done {
 pub(super) async fn forward(
     exchange: &Exchange<'_>,
     buffer: &mut BytesMut,
-    kept: &mut Kept,
+    kept: &mut IdleConnections,
     record: &mut Record,
 ) -> Result<Done, Failure> {
     let Exchange { local, request, target, id, .. } = *exchange;
@@ -167,7 +167,7 @@ fn given_up(record: &mut Record) -> Done {
 fn conclude(
     ended: Result<Ended, Trouble>,
     used: Idle,
-    kept: &mut Kept,
+    kept: &mut IdleConnections,
     record: &mut Record,
 ) -> Result<Done, Failure> {
     record.ended("closed");

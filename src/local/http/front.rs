@@ -14,7 +14,7 @@ use super::exchange::Exchange;
 use super::filter;
 use super::forward::{self, Done};
 use super::fronted::Fronted;
-use super::kept::Kept;
+use super::kept::IdleConnections;
 use crate::cache::digest::Digest;
 use crate::failure::{Failure, Kind, Side};
 use crate::fronts::kind::Kind as FrontKind;
@@ -49,7 +49,7 @@ pub(super) async fn answer(
     (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
     request: RequestHead,
-    kept: &mut Kept,
+    kept: &mut IdleConnections,
     peer: AppPeer,
 ) -> Done {
     let refuse = |reason: RefusalReason, answer: Bytes| {
@@ -111,7 +111,7 @@ async fn fetch(
     (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
     (request, place): (&RequestHead, Place),
-    (kept, record): (&mut Kept, &mut Record),
+    (kept, record): (&mut IdleConnections, &mut Record),
     id: u64,
 ) -> Result<Done, Failure> {
     if request.via_names(&local.name) {

@@ -22,14 +22,14 @@ pub(super) struct Idle {
 /// The idle connections of one app. No other app ever gets one of them: the server takes all requests on a connection for
 /// those of whoever has logged in on it.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct IdleConnections {
     /// Those with a login, the oldest first. Each is for all requests to its server.
     logins: Vec<Idle>,
     /// That of the last request, if it has no login.
     last: Option<Idle>,
 }
 
-impl Kept {
+impl IdleConnections {
     /// The connection for a request to `target`. Without a login, only a request that is `repeatable` gets one: if it died
     /// under another one, nobody could say whether the request was served.
     pub(super) fn take(

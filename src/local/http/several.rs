@@ -21,7 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::sleep_until;
 
 use self::ahead::Ahead;
-use self::lane::{Asked, Lane, Why};
+use self::lane::{Lane, RangeRequest, Why};
 use super::exchange::{Exchange, Share, Trouble};
 use crate::limited;
 use crate::limits::lines::NOBODY;
@@ -256,7 +256,7 @@ impl<'a> Several<'a> {
         let mut head = BytesMut::new();
         let request = self.point.request_part(exchange.request, job.from, job.end);
         request.write_forward(&exchange.local.name, &mut head);
-        let asked = Asked {
+        let asked = RangeRequest {
             routes: &exchange.local.routes,
             target: exchange.target,
             transport: exchange.transport(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
-use super::second::{Found, Second, has_changed};
+use super::second::{Continuation, Second, has_changed};
 use super::{Fetch, Planned, ToLeader, UNWANTED};
 use crate::cache::draft::{Draft, WrongFile};
 use crate::cache::growing::{Broken, Growing};
@@ -46,7 +46,7 @@ enum Next {
     /// Nothing more: nobody is there for whom it would be fetched.
     Unwanted,
     /// The same over another connection.
-    Elsewhere(Found),
+    Elsewhere(Continuation),
 }
 
 /// The attempts that failed in a row, with nothing received.
@@ -190,7 +190,7 @@ impl Fetch {
                 Next::Came(next) => next,
                 Next::Nothing => continue,
                 Next::Unwanted => return Err(Cut),
-                Next::Elsewhere(Found { server: new, rest: left, bytes }) => {
+                Next::Elsewhere(Continuation { server: new, rest: left, bytes }) => {
                     (*server, rest) = (Some(new), left);
                     if planned.point.is_none() {
                         // That it begins in the same way does not make it the response whose fields are known.

@@ -28,7 +28,7 @@ const MOST: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that goes on where the body ends.
-pub(super) struct Found {
+pub(super) struct Continuation {
     pub(super) server: Server,
     pub(super) rest: Rest,
     /// What follows the end of the body.
@@ -37,7 +37,7 @@ pub(super) struct Found {
 
 /// What an attempt has brought.
 enum Came {
-    More(Box<Found>),
+    More(Box<Continuation>),
     /// The server has something else by now.
     Other,
 }
@@ -56,7 +56,12 @@ pub(super) struct Second {
 
 impl Second {
     /// Waits until another connection brings what the first one does not. Nothing is lost when this is dropped meanwhile.
-    pub(super) async fn found(&mut self, fetch: &Fetch, body: &Arc<Growing>, planned: &Planned) -> Found {
+    pub(super) async fn found(
+        &mut self,
+        fetch: &Fetch,
+        body: &Arc<Growing>,
+        planned: &Planned,
+    ) -> Continuation {
         if planned.point.is_none() && !body.is_whole() {
             return std::future::pending().await;
         }
@@ -153,7 +158,7 @@ impl Fetch {
                 }
                 if at == body.end() && (from < at || !bytes.is_empty()) {
                     let bytes = detached(bytes, READ);
-                    return Some(Came::More(Box::new(Found { server, rest, bytes })));
+                    return Some(Came::More(Box::new(Continuation { server, rest, bytes })));
                 }
             }
         };

@@ -30,7 +30,7 @@ pub(super) struct Lane {
 
 /// What is asked for.
 // fields: what opening a connection takes, and what is asked on it
-pub(super) struct Asked<'a> {
+pub(super) struct RangeRequest<'a> {
     pub(super) routes: &'a Routes,
     pub(super) target: &'a Target,
     pub(super) transport: Transport,
@@ -84,7 +84,7 @@ impl Lane {
     }
 
     /// Asks for a range. Gives the bytes of it that came with the head of the response.
-    pub(super) async fn begin(mut self, asked: Asked<'_>) -> (Self, Result<Bytes, Why>) {
+    pub(super) async fn begin(mut self, asked: RangeRequest<'_>) -> (Self, Result<Bytes, Why>) {
         let result = self.ask(&asked).await;
         (self, result)
     }
@@ -98,7 +98,7 @@ impl Lane {
         (self, result)
     }
 
-    async fn ask(&mut self, asked: &Asked<'_>) -> Result<Bytes, Why> {
+    async fn ask(&mut self, asked: &RangeRequest<'_>) -> Result<Bytes, Why> {
         if let Some(mut server) = self.server.take()
             && !server.is_stale()
             && server.halves().0.send(asked.head.clone()).await.is_ok()
@@ -109,7 +109,7 @@ impl Lane {
                 return Ok(first);
             }
         }
-        let Asked { routes, target, transport, id, account, .. } = asked;
+        let RangeRequest { routes, target, transport, id, account, .. } = asked;
         let opened = routes.open_over(&self.link, (*transport, target), *id, asked.head.clone(), account);
         let mut server = Box::pin(opened).await.map_err(Why::Refused)?;
         let first = self.answer(&mut server, asked).await?;
@@ -122,7 +122,7 @@ impl Lane {
     async fn answer(
         &mut self,
         server: &mut ServerConnection,
-        asked: &Asked<'_>,
+        asked: &RangeRequest<'_>,
     ) -> Result<Option<Bytes>, Why> {
         let (_, mut from) = server.halves();
         let (mut buffer, mut searched, mut interim) = (BytesMut::new(), 0, 0);
