@@ -7,8 +7,8 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use laneway::cli::{self, Cli};
 use laneway::usage;
 
-// It asks for no huge pages (`no_thp`): to have four of them cleared is most of the work of a start, and of the memory
-// of an idle node, and nothing that passes is faster for them. A system that gives them unasked still does.
+// It asks for no huge pages (`no_thp`): clearing four of them would be most of the work of a start and most of the memory of an
+// idle node, and carrying data is no faster with them. A system that gives them unasked still does.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -23,7 +23,7 @@ pub(super) struct StateThread {
 }
 
 impl StateThread {
-    /// Runs `parts` of the node on it. Gives a part that ends when one of these does.
+    /// Runs `parts` of the node on it. Returns a part that ends when one of these does.
     pub(super) fn start(parts: Vec<Part>) -> Result<(Self, Part), Problem> {
         let failed = |error: io::Error| Problem::new("cannot start a thread").because(error);
         let runtime = net::runtime().map_err(failed)?;

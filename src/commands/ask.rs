@@ -220,7 +220,7 @@ fn answer(mut socket: TcpStream, proxy: SocketAddr, response: &mut Vec<u8>) -> i
     socket.write_all(request.as_bytes())?;
     let mut bytes = [0; 16 * 1024];
     loop {
-        // Another program may send a byte now and then, for ever.
+        // Another program may send a byte now and then, forever.
         let left = end.saturating_duration_since(Instant::now());
         let late = || {
             let seconds = DEADLINE.as_secs();

@@ -32,8 +32,7 @@ pub(super) fn read(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Pr
     Ok(Some((path, text)))
 }
 
-/// The configuration file of this user: the one that `LANEWAY_CONFIG` names, else the one that is found, else the one that would
-/// be.
+/// The configuration file of this user: the one that `LANEWAY_CONFIG` names, else the one that exists, else the one to create.
 pub fn file_to_change() -> PathBuf {
     let named = std::env::var_os("LANEWAY_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
     let files = paths::configuration_files();

@@ -42,8 +42,8 @@ pub fn is_release(url: &Url) -> bool {
     path.ends_with("/InRelease") || path.ends_with("/Release")
 }
 
-/// Reads an index, packed with gzip or xz or not, and gives the digests of the files that it names. `holds` hears now and then how
-/// much memory that takes, in bytes. Unpacking takes at most `most_memory`.
+/// Reads an index, packed with gzip or xz or not, and returns the digests of the files that it names. `holds` hears now and then
+/// how much memory that takes, in bytes. Unpacking takes at most `most_memory`.
 ///
 /// # Errors
 /// When it cannot be read or unpacked, or not with so much memory.
@@ -134,7 +134,7 @@ fn root(place: &Place) -> Url {
 }
 
 impl Paragraph {
-    /// Reads a line. Gives the path and digest of a line in a list of digests.
+    /// Reads a line. Returns the path and digest of a line in a list of digests.
     fn read(&mut self, line: &str) -> Option<(String, Digest)> {
         if line.starts_with([' ', '\t']) {
             let mut words = line.split_ascii_whitespace();

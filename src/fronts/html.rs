@@ -41,7 +41,8 @@ impl Rewriter {
     }
 
     /// Reads the first of these bytes, at least one, and appends to `out` what they become. A short reference may become a long
-    /// address, so it stops once that is about `most` bytes, or resolving references was as much work. Gives how many it has read.
+    /// address, so it stops once that is about `most` bytes, or resolving references was as much work. Returns how many it has
+    /// read.
     pub fn feed(&mut self, bytes: &[u8], most: usize, out: &mut Vec<u8>) -> usize {
         let before = out.len();
         self.resolved = 0;
@@ -75,7 +76,7 @@ impl Rewriter {
         bytes.len()
     }
 
-    /// Appends what was held back, at the end of the page. Gives what the page names.
+    /// Appends what was held back, at the end of the page. Returns what the page names.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Vec<(Url, Digest)> {
         if let Some((tag, _)) = self.tag.take() {
             out.extend_from_slice(&tag);

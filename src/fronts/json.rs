@@ -93,7 +93,7 @@ impl Rewriter {
     }
 
     /// Reads the first of these bytes, at least one, and appends to `out` what they become. A short reference may become a long
-    /// address, so it stops once that is about `most` bytes, or making addresses was as much work. Gives how many it has read.
+    /// address, so it stops once that is about `most` bytes, or making addresses was as much work. Returns how many it has read.
     pub fn feed(&mut self, bytes: &[u8], most: usize, out: &mut Vec<u8>) -> usize {
         let (before, mut read) = (out.len(), 0);
         self.resolved = 0;
@@ -106,7 +106,7 @@ impl Rewriter {
         read
     }
 
-    /// Appends what was held back, at the end of the document. Gives what the index names, and where its crates are.
+    /// Appends what was held back, at the end of the document. Returns what the index names, and where its crates are.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> (Vec<(Url, Digest)>, Option<String>) {
         if let Text::String { collected: Some(collected), .. } =
             std::mem::replace(&mut self.text, Text::Between)
@@ -249,7 +249,7 @@ impl Rewriter {
         }
     }
 
-    /// Reads a value that matters, and gives what takes its place.
+    /// Reads a value that matters, and returns what takes its place.
     fn value(&mut self, text: &str) -> Option<String> {
         let level = self.stack.last_mut()?;
         let key = level.key.clone()?;

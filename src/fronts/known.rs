@@ -16,9 +16,9 @@ use crate::memory::{Budget, Reserve};
 const MOST_FILES: usize = 1 << 17;
 /// The memory of one of them, in bytes.
 const FILE: usize = 144;
-/// Which part of the memory limit they take at most: one so many-th.
+/// The part of the memory limit that they take at most: one in this many bytes.
 const MOST_OF_LIMIT: usize = 8;
-/// Maximum number of indexes that are known to be learnt.
+/// Maximum number of indexes that are remembered to have been read.
 const MOST_INDEXES: usize = 1 << 14;
 /// Maximum number of files that are remembered to have been wrong.
 const MOST_WRONG: usize = 1 << 10;

@@ -102,7 +102,7 @@ impl Tokens {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(what);
     }
 
-    /// Reads the answer with a token for this, and gives it.
+    /// Reads the answer with a token for this, and returns it.
     pub fn take(&self, what: &str, answer: &[u8]) -> Option<String> {
         let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
         let token = answer.get("token").or_else(|| answer.get("access_token"))?.as_str()?;

@@ -134,8 +134,8 @@ fn no_way_out(failure: &Failure) -> Option<bool> {
     }
 }
 
-/// How long an app that has waited for a connection for so long waits for the verdict on the way out, too. That has been in doubt
-/// since the connection was slow.
+/// How long an app that has waited this long for a connection goes on to wait for the verdict on the way out, which has been in
+/// doubt since the connection was slow.
 fn verdict_time(dialled: Duration) -> Duration {
     VERDICT_DEADLINE.saturating_sub(dialled.saturating_sub(SLOW))
 }
@@ -325,7 +325,7 @@ impl Egress {
         }
     }
 
-    /// Notes that `target` has not answered on a connection. Gives whether that is given up.
+    /// Notes that `target` has not answered on a connection. Returns whether that is given up.
     pub(super) fn unanswered(
         &self,
         (target, by): (&Target, NodeId),

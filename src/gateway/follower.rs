@@ -34,7 +34,7 @@ impl<'a> Follower<'a> {
         Self { egress, target, by, from, speech: OnceLock::new(), reported: Reported::default() }
     }
 
-    /// Notes what was seen. Gives whether the connection is given up.
+    /// Notes what was seen. Returns whether the connection is given up.
     pub(super) fn sees(&self, seen: Seen<'_>) -> bool {
         match seen {
             Seen::First(bytes) => _ = self.speech.set(Speech::of(bytes)),

@@ -1,5 +1,5 @@
-//! The connections to the link port that have not proved to be a member's yet. Their number is bounded, and nobody is refused:
-//! at a bound an unfinished handshake ends, the oldest one of whoever holds most.
+//! The connections to the link port that have not yet proved to be a member's. Their number is bounded, and nobody is refused: at
+//! a bound an unfinished handshake ends, the oldest one of the source that holds most.
 //!
 //! Places are counted by source and by subnet. A machine on a LAN of this node has one address there, but a machine behind a
 //! router may have a whole IPv6 /64. Addresses from which a member has proved itself have places of their own.

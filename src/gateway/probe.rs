@@ -87,7 +87,7 @@ pub async fn run(
                     match dial.outcome {
                         Outcome::Answered { target, .. } => {
                             let Some(place) = place(&target) else { continue };
-                            // What is reported late came before; a probe tells soon.
+                            // A late report may be older than the verdict, and a probe follows soon.
                             if verdicts[place].reach == Reach::Unreachable {
                                 continue;
                             }

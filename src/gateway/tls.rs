@@ -203,7 +203,7 @@ impl SecureStream {
         self.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what is to be sent, as far as the socket takes it. Gives whether all was taken.
+    /// Sends what is to be sent, as far as the socket takes it. Returns whether all was taken.
     fn flush(&self, tls: &mut ClientConnection) -> io::Result<bool> {
         while tls.wants_write() {
             match tls.write_tls(&mut Direct(&self.socket)) {

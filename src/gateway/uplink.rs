@@ -46,7 +46,7 @@ const LONG_LOST_INTERVAL: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(15);
 /// Minimum time between two rounds of questions to the witnesses, however many connections of clients fail.
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
-/// How often a doubt is looked at again because other gateways may have lost their way out meanwhile.
+/// Interval between two checks of a doubt, because other gateways may have lost their way out meanwhile.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum time between two rounds of questions because of that.
 const AGAIN: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
-//! The same is asked over a second gateway when no answer comes over the first one, and the first answer is taken. A gateway's own
-//! apps get their connections from another one if it is the first to make it.
+//! Asks the same over a second gateway when no answer comes over the first one, and takes the first answer. A gateway's own apps
+//! get their connections from another gateway if that one makes them first.
 //!
-//! Connections may be made over a gateway whose uplink carries nothing else, and a server may just take its time: nobody knows which it
-//! is. So what waits goes on waiting, and nothing is asked a third time.
+//! A gateway whose uplink is failing may still make connections and then carry nothing, and a server may just be slow; the two
+//! look alike. So the first request goes on waiting, and nothing is asked a third time.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -38,11 +38,10 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Routes {
-    /// Waits until an answer comes over another gateway, once there has been none for some seconds since `since`, and gives that
-    /// connection; the first gateway comes last for that destination then. `unanswered` gives what is to be sent again, as long as there
-    /// is no answer.
-    /// `is_asked` is true while an answer may come. Gives `None` when none comes from there. Never returns where there is no other
-    /// gateway, or nothing that can be sent again.
+    /// Once there has been no answer for some seconds since `since`: asks another gateway, and returns its connection when the
+    /// answer comes there first. From then on the first gateway comes last for that destination. `unanswered` returns what is to
+    /// be sent again while there is no answer. `is_asked` is true while the other gateway may still answer. Returns `None` when
+    /// it does not. Never returns if there is no other gateway, or nothing that can be sent again.
     pub(super) async fn answered_beside(
         &self,
         waiting: Waiting<'_>,

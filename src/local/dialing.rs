@@ -157,14 +157,14 @@ impl Dialing {
         }
     }
 
-    /// Sets and gives the number of links to aim at, while so many of the gateways that are linked are in doubt.
+    /// Sets and returns the number of links to aim at while `doubted` of the linked gateways are in doubt.
     pub(super) fn aim(&mut self, doubted: usize, now: Instant) -> usize {
         self.more_until = self.more_until.filter(|until| now < *until);
         self.wanted = if self.more_until.is_some() { MAX_LINKS } else { (LINKS + doubted).min(MAX_LINKS) };
         self.wanted
     }
 
-    /// Aims at as many links as there may be, for a while: a large download comes over all of them. Gives whether that is new.
+    /// Aims at as many links as there may be, for a while: a large download comes over all of them. Returns whether that is new.
     pub(super) fn want_more(&mut self, now: Instant) -> bool {
         let is_new = self.more_until.is_none_or(|until| now >= until);
         self.more_until = Some(now + MORE);
@@ -287,7 +287,7 @@ impl Dialing {
         self.identities.insert(address, (gateway, now));
     }
 
-    /// Notes that a dial failed. Gives how many dials of this address have failed in a row.
+    /// Notes that a dial failed. Returns how many dials of this address have failed in a row.
     pub(super) fn failed(&mut self, address: SocketAddr, fault: Fault, now: Instant) -> u32 {
         self.ended(address);
         self.pauses.add(address, fault, now)
@@ -373,7 +373,7 @@ pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {
     (is_leaving, position.unwrap_or(usize::MAX))
 }
 
-/// How many links are kept, of links in the order of [`place`], if so many are `wanted`: a link to a leaving gateway only if it is
+/// How many of the links, in the order of [`place`], are kept if `wanted` are wanted: a link to a leaving gateway only if it is
 /// the last one.
 pub(super) fn kept(places: &[(bool, usize)], wanted: usize) -> usize {
     let staying = places.iter().position(|(is_leaving, _)| *is_leaving).unwrap_or(wanted);

@@ -164,7 +164,7 @@ impl NameServer {
         self.counts.counted(query.answer(&found), Source::Asked)
     }
 
-    /// Asks the question in a task, unless the same question is pending. Gives where the answer will appear.
+    /// Asks the question in a task, unless the same question is pending. Returns where the answer will appear.
     fn ask_once(
         self: &Arc<Self>,
         query: &Query,

@@ -196,7 +196,7 @@ impl Known {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the member alone. Gives whether it was not before.
+    /// Leaves the member alone. Returns whether it was not before.
     fn leave_alone(&self, until: Instant) -> bool {
         let mut state = self.state();
         let before = state.alone_until;

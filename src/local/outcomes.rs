@@ -99,7 +99,8 @@ impl Outcomes {
 }
 
 impl PendingOpen<'_> {
-    /// The gateway has refused, and says why; or the open ended for a reason that is not the gateway's. Gives how long it took.
+    /// Ends the open: the gateway has refused and says why, or there is another reason that is not the gateway's. Returns how
+    /// long it took.
     pub(super) fn end(mut self, refused: Option<Failing>) -> Duration {
         let was_silent = std::mem::replace(&mut self.is_noted, true);
         if let Some(how) = refused.filter(|how| *how != Failing::Silent || !was_silent) {

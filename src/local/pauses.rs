@@ -52,7 +52,7 @@ pub(super) struct Fault {
 }
 
 impl Pauses {
-    /// Notes a failed dial. Gives how many have failed in a row.
+    /// Notes a failed dial. Returns how many have failed in a row.
     pub(super) fn add(&mut self, address: SocketAddr, fault: Fault, now: Instant) -> u32 {
         let (first, longest) = match (fault.distrust, fault.silent) {
             (true, _) => (PENALTY, LONGEST_PENALTY),

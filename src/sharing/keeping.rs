@@ -39,7 +39,7 @@ impl Keeping {
         Self { holdings: holdings.clone(), stored, written }
     }
 
-    /// Keeps a piece that begins at this offset. When the disk takes no more, nothing is kept from then on. Gives whether
+    /// Keeps a piece that begins at this offset. When the disk takes no more, nothing is kept from then on. Returns whether
     /// everything so far was kept.
     pub async fn keep(&self, start: u64, piece: Bytes) -> bool {
         let (holdings, stored, written) = (self.holdings.clone(), self.stored.clone(), self.written.clone());

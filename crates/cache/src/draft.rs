@@ -133,8 +133,8 @@ impl Draft {
         self.check.as_ref().is_some_and(|check| check.at != self.at())
     }
 
-    /// Hashes some of what was there before it, once all of the body is there, so that [`Draft::store`] does not have to at once.
-    /// False when there is no more of it.
+    /// Once the body is complete: hashes some of what was stored before this draft, so that [`Draft::store`] does not have to
+    /// hash all of it at once. False when nothing is left to hash.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
@@ -214,7 +214,7 @@ impl Draft {
         self.part.checksums.get(first..).unwrap_or_default()
     }
 
-    /// Goes on at another offset. Gives the part that ends here, if it has any bytes.
+    /// Goes on at another offset. Returns the part that ends here, if it has any bytes.
     pub fn seek(&mut self, at: u64) -> Option<BodyPart> {
         let part = std::mem::replace(&mut self.part, BodyPart { start: at, end: at, checksums: Vec::new() });
         let part = self.finish(part)?;
@@ -295,7 +295,8 @@ impl Draft {
         usize::try_from(self.part.length() % BLOCK as u64).unwrap_or(0)
     }
 
-    /// Stores the response whose body this is: `stored` with the parts that there are. Gives its id and what was stored.
+    /// Stores the response that this body belongs to: `stored`, with the parts that were written. Returns its id and what was
+    /// stored.
     ///
     /// # Errors
     /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile;

@@ -30,7 +30,7 @@ const TAIL: u64 = 512 * 1024;
 const BLOCKS: usize = 4;
 /// How long a reader may stand still while the writer has to wait for it.
 const STALLED: Duration = Duration::from_secs(10);
-/// How often whoever waits for a body checks the speed of its fetch.
+/// Interval at which those who wait for a body check the speed of its fetch.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The body ended too early, or cannot be read any more.
@@ -598,7 +598,7 @@ impl Reader {
             let range = read_into((&file, 0), &[blocks], (at, end), &mut buffer.room()[..most])?;
             Ok::<_, io::Error>((buffer, range, held))
         };
-        // From here on whoever reads counts what there is.
+        // From here on the reader counts these bytes.
         let (buffer, range, _held) =
             self.body.store.blocking_with(self.body.patience, prepare, read).await??;
         Ok(buffer.part(range))

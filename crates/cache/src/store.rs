@@ -251,7 +251,7 @@ impl Store {
         index.proved.get(&self.hasher.hash_one(digest)).copied().filter(|id| index.queues.contains(*id))
     }
 
-    /// Notes that the whole body of the response `id` has this digest. Gives the response with it.
+    /// Notes that the whole body of the response `id` has this digest. Returns the response with it.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::NotFound`] when it was removed meanwhile.
@@ -368,7 +368,7 @@ impl Store {
     }
 
     /// Notes that `member` was sent the response `id` for `uri`, with `saved` bytes of it without a transfer from the server, if
-    /// it was. Gives the number of members that got it, if this one is new.
+    /// it was. Returns the number of members that got it, if this one is new.
     pub fn served(&self, id: u64, uri: &str, member: NodeId, saved: Option<u64>) -> Option<u32> {
         self.index().uses.note(id, uri, member, saved)
     }
@@ -478,7 +478,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all responses for `uri`, as [`Store::release`] does; gives how many.
+    /// Removes all responses for `uri`, as [`Store::release`] does; returns how many.
     pub fn remove_uri(&self, uri: &str) -> usize {
         let found = self.find(uri);
         found.iter().for_each(|(id, _)| self.release(*id));

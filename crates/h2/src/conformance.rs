@@ -79,7 +79,7 @@ impl Server {
     }
 }
 
-/// Runs the cases against a server, and gives what differs.
+/// Runs the cases against a server, and returns what differs.
 fn check_with(config: Config, cases: Vec<Case>) {
     let mut wrong = Vec::new();
     for Case { rule, steps, expect } in cases {

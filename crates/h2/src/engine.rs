@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// Counts the memory of unfinished frames, of what is being written, and of the streams' state, with `more` bytes for the
-    /// buffers of whoever drives this. What is queued on streams is always counted.
+    /// buffers of the caller that drives this. What is queued on streams is always counted.
     pub fn count_memory(&mut self, more: usize) {
         let streams = self.shared.lock().fixed_memory();
         self.memory.set(more + streams + self.reader.memory() + self.writer.memory());
@@ -146,7 +146,7 @@ impl Engine {
         }
     }
 
-    /// Takes a copy of bytes of the peer. Gives how many were taken: fewer than all when the peer does not read.
+    /// Copies bytes that the peer has sent. Returns how many were taken: fewer than all when the peer does not read.
     ///
     /// # Errors
     /// Those of [`Engine::received`].
@@ -170,7 +170,7 @@ impl Engine {
         !self.writer.is_empty()
     }
 
-    /// Puts the bytes to be written next into `slices`, and gives how many slices they are; to be called after
+    /// Puts the bytes to be written next into `slices`, and returns how many slices they are; to be called after
     /// [`Engine::has_output`].
     pub fn output<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
         self.writer.slices(slices)

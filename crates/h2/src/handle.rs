@@ -136,7 +136,7 @@ impl SendResponse {
 pub struct SendStream(Handle);
 
 impl SendStream {
-    /// Waits until at least one byte may be queued for sending; gives how many may, at most `wanted`.
+    /// Waits until at least one byte may be queued for sending; returns how many may, at most `wanted`.
     ///
     /// # Errors
     /// When the stream has ended.

@@ -188,7 +188,7 @@ impl RecvHalf {
         Poll::Pending
     }
 
-    /// Counts bytes as read; gives how many of them were still held.
+    /// Counts bytes as read; returns how many of them were still held.
     pub(super) fn release(&mut self, count: u32) -> u32 {
         let count = count.min(self.held);
         self.held -= count;
@@ -253,7 +253,7 @@ impl RecvFlow {
         if self.window < 0 { Err(Reason::FLOW_CONTROL_ERROR) } else { Ok(()) }
     }
 
-    /// Counts bytes as read; gives the increment to announce when one is due.
+    /// Counts bytes as read; returns the increment to announce when one is due.
     pub(super) fn release(&mut self, count: u32) -> Option<u32> {
         self.owed += count;
         (self.owed >= CONNECTION_PART).then(|| {

@@ -82,7 +82,7 @@ impl SendHalf {
         Ok(())
     }
 
-    /// Drops what is queued: the stream is over. Gives how many bytes that were.
+    /// Drops what is queued: the stream is over. Returns how many bytes that were.
     pub(super) fn abort(&mut self) -> usize {
         self.has_ended = true;
         self.queue = VecDeque::new();

@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// How often there is a look.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// A block of so many bytes gets pages of its own.
+/// A block of at least this many bytes gets pages of its own.
 const BLOCK: usize = 1024 * 1024;
 
 /// Has the allocator return to the system what has been free for a second, until it is dropped. mimalloc looks for that when it

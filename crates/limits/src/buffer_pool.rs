@@ -26,8 +26,8 @@ const MAX_SPARE: usize = 6;
 /// The cost of one piece in a queue besides its bytes, in bytes: its entry there, and the reference count of its memory.
 const PIECE: usize = 128;
 
-/// The memory, in bytes, that a piece of `length` bytes holds at most: with its whole buffer, if it is so long that it was
-/// not copied out of it.
+/// The memory, in bytes, that a piece of `length` bytes holds at most: with its whole buffer, if it was too long to be copied out
+/// of it.
 pub fn memory_of(length: usize) -> usize {
     match length {
         0 => 0,

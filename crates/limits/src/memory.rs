@@ -174,7 +174,7 @@ impl Total {
         staying(&self.used, &self.leaving)
     }
 
-    /// Evicts accounts of whoever holds most, until the sum is comfortable.
+    /// Evicts accounts of the holders that hold most, until the sum is comfortable.
     fn relieve(&self) {
         let mut holders: Vec<_> = {
             // Another thread that has the lock does this already, or opens or closes a holder.

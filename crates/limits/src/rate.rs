@@ -63,7 +63,7 @@ impl<Source: Copy + Eq + Hash> PerSource<Source> {
         self.take_counted(source, now).is_some()
     }
 
-    /// The same; gives how many were refused since the last one that passed.
+    /// The same; returns how many were refused since the last one that passed.
     pub fn take_counted(&mut self, source: Source, now: Instant) -> Option<u64> {
         if self.buckets.len() >= MAX_SOURCES
             && !self.buckets.contains_key(&source)

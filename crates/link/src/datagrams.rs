@@ -89,7 +89,7 @@ pub struct Batch {
     pub count: u64,
 }
 
-/// Reads what a connected socket has received, about [`BATCH`] bytes at most. Gives the error, too, if the socket has one.
+/// Reads what a connected socket has received, about [`BATCH`] bytes at most. Returns the error, too, if the socket has one.
 pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
     let mut capsules = BytesMut::with_capacity(BATCH + HEAD + LONGEST_PAYLOAD);
     let (mut payload, mut count, mut end) = (0, 0, None);
@@ -120,7 +120,7 @@ pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
 pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
     let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
     if ready.is_error() {
-        // This clears tokio's readiness; otherwise the socket would be ready for ever.
+        // This clears tokio's readiness; otherwise the socket would be ready forever.
         let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         return socket.take_error()?.map_or(Ok(()), Err);
     }

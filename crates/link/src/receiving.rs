@@ -81,7 +81,7 @@ impl Receiving {
         }
     }
 
-    /// Opens what was received into the front of `out`, at most `most` bytes, with as few copies as possible. Gives how many,
+    /// Opens what was received into the front of `out`, at most `most` bytes, with as few copies as possible. Returns how many,
     /// and the message that follows them; neither when no whole record is there.
     ///
     /// # Errors

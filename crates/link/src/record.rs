@@ -120,7 +120,7 @@ impl Sealer {
     }
 
     /// Seals `parts`, together at most [`MAX_PLAIN`] bytes, as one record at the start of `out`, which has room for
-    /// [`OVERHEAD`] bytes more. Gives the length of the record.
+    /// [`OVERHEAD`] bytes more. Returns the length of the record.
     pub(super) fn seal(&mut self, content: Content, parts: &[&[u8]], out: &mut [u8]) -> usize {
         let plain: usize = parts.iter().map(|part| part.len()).sum();
         let length = u16::try_from(plain + 1 + TAG).expect("a record's length fits into 16 bits");
@@ -185,7 +185,7 @@ impl Opener {
         length - HEADER - TAG
     }
 
-    /// Opens `record` into `out`, of exactly [`Opener::room`] bytes. Gives its type and how many bytes of `out` it fills.
+    /// Opens `record` into `out`, of exactly [`Opener::room`] bytes. Returns its type and how many bytes of `out` it fills.
     ///
     /// # Errors
     /// When the record was altered; the content of `out` is undefined then.
@@ -202,7 +202,7 @@ impl Opener {
         inner(out)
     }
 
-    /// Opens `record` in place. Gives its type, and how many bytes of content follow the header.
+    /// Opens `record` in place. Returns its type, and how many bytes of content follow the header.
     ///
     /// # Errors
     /// When the record was altered.

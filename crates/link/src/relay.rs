@@ -147,7 +147,7 @@ impl<'a> Progress<'a> {
         self
     }
 
-    /// Counts bytes that the socket sent. Gives until when the next ones have to wait, if they have to.
+    /// Counts bytes that the socket sent. Returns until when the next ones have to wait, if they have to.
     pub fn add_sent(&self, count: usize) -> Option<Instant> {
         self.sent.fetch_add(count as u64, Relaxed);
         match self.counted {
@@ -158,7 +158,7 @@ impl<'a> Progress<'a> {
         self.pace?.passed(count)
     }
 
-    /// Counts bytes that the socket received. Gives until when the next ones have to wait, if they have to.
+    /// Counts bytes that the socket received. Returns until when the next ones have to wait, if they have to.
     pub fn add_received(&self, count: usize) -> Option<Instant> {
         self.received.fetch_add(count as u64, Relaxed);
         match self.counted {
@@ -320,7 +320,7 @@ async fn both_ways(
     }
 }
 
-/// Waits for the end of the time that the rest has, and gives the number of bytes delivered when it began.
+/// Waits for the end of the time that the rest has, and returns the number of bytes delivered when it began.
 async fn until_over(rest: &mut Option<(Pin<Box<Sleep>>, u64)>) -> u64 {
     match rest {
         Some((timer, delivered)) => {
@@ -465,7 +465,7 @@ async fn wait_for_pace(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
     .await
 }
 
-/// Queues what has arrived, also while the socket is stalled, and writes what is queued. Gives 0 when everything was written
+/// Queues what has arrived, also while the socket is stalled, and writes what is queued. Returns 0 when everything was written
 /// and the other end has ended its direction.
 /// `sent` gets the first of the pieces that were written.
 fn poll_write(

@@ -21,7 +21,7 @@ const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/dns-messag
 /// How long the client may take to send its query once the request has begun.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends a query to the gateway of `link`, and gives the bytes of its answer. The caller sets the deadline.
+/// Sends a query to the gateway of `link`, and returns the bytes of its answer. The caller sets the deadline.
 ///
 /// # Errors
 /// [`Side::Link`] when the link itself failed, so that another gateway may be asked; otherwise what the gateway answers.

@@ -114,7 +114,7 @@ impl Secure {
         std::mem::replace(&mut self.sending.max_records_per_key, records)
     }
 
-    /// Opens what was received into the front of `out`, at most `most` bytes. Gives how many; none when no whole record is
+    /// Opens what was received into the front of `out`, at most `most` bytes. Returns how many; none when no whole record is
     /// there.
     fn open_some(&mut self, out: &mut [u8], most: usize) -> io::Result<usize> {
         let mut filled = 0;
@@ -181,7 +181,7 @@ impl Secure {
         Ok(())
     }
 
-    /// Seals as much of `slices` as may wait for the socket. Gives how many bytes that were.
+    /// Seals as much of `slices` as may wait for the socket. Returns how many bytes that were.
     fn seal_some(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let (mut count, most) = (0, self.queue.steps().at_once().min(MAX_SEALED));
         let mut slices = slices.iter().map(|slice| &slice[..]).filter(|slice| !slice.is_empty()).peekable();

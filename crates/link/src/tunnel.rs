@@ -68,7 +68,7 @@ impl Outbox {
         self.account = Some(account.clone());
     }
 
-    /// Waits until at least one byte may be queued for sending; gives how many may, at most `wanted`.
+    /// Waits until at least one byte may be queued for sending; returns how many may, at most `wanted`.
     ///
     /// # Errors
     /// When the stream or the link has ended.

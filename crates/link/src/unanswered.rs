@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long an answer may take before that is looked at.
+/// How long an answer may take before the first check.
 pub const FIRST_LOOK: Duration = Duration::from_secs(4);
-/// Interval between two looks after that.
+/// Interval between two checks after that.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What was seen of a server that was sent something.
@@ -36,7 +36,7 @@ pub struct Unanswered<'a> {
     pub has_answered: bool,
 }
 
-/// Is told what was seen of one connection. Gives whether that is given up.
+/// Is told what was seen of one connection. Returns whether that is given up.
 pub type Watch<'a> = dyn Fn(Seen<'_>) -> bool + Send + Sync + 'a;
 
 /// What one connection waits for. It has a timer only while it waits.

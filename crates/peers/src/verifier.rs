@@ -179,7 +179,7 @@ impl Verifier {
     }
 
     /// Whether to ask a gateway now if a datagram is of its current run: it has not been asked just before. `silent_for`
-    /// restricts that to a gateway of which nothing was accepted for so long.
+    /// restricts that to a gateway of which nothing was accepted for that long.
     pub(super) fn may_ask(&mut self, id: NodeId, silent_for: Duration, now: Instant) -> bool {
         let Some(known) = self.gateways.get_mut(&id) else { return false };
         let is_silent = now.saturating_duration_since(known.heard) >= silent_for;

@@ -140,7 +140,7 @@ unsafe fn text(from: *const u16) -> String {
     while unsafe { *from.add(length) } != 0 {
         length += 1;
     }
-    // SAFETY: so many numbers have just been read.
+    // SAFETY: that many numbers have just been read.
     String::from_utf16_lossy(unsafe { std::slice::from_raw_parts(from, length) })
 }
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 pub struct Break(OnceLock<io::ErrorKind>);
 
 impl Break {
-    /// Notes why a write has failed. That the peer had ended its direction before is no break.
+    /// Notes why a write has failed. A peer that had ended its direction before has not broken the connection.
     pub fn note(&self, error: &io::Error) {
         if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected) {
             // The first one counts.
@@ -42,7 +42,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes until that fails, and reads until the end. Gives what is known of the end.
+    /// Writes until that fails, and reads until the end. Returns what is known of the end.
     fn end_of(mut stream: TcpStream) -> io::Result<usize> {
         let known = Break::default();
         let failed = loop {

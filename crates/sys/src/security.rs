@@ -229,6 +229,6 @@ unsafe fn read_text(text: *const u16) -> String {
     while unsafe { *text.add(length) } != 0 {
         length += 1;
     }
-    // SAFETY: so many numbers have just been read.
+    // SAFETY: that many numbers have just been read.
     String::from_utf16_lossy(unsafe { std::slice::from_raw_parts(text, length) })
 }

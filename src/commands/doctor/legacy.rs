@@ -10,7 +10,7 @@ const PROGRAMS: [[&str; 2]; 2] = [["iptables-legacy", "iptables"], ["ip6tables-l
 const IN_USE: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
 /// The tables whose rules may drop packets.
 const FILTERING: [&str; 4] = ["raw", "mangle", "filter", "security"];
-/// Targets after which the next rule is looked at (iptables-extensions(8)).
+/// Targets after which the next rule is evaluated (iptables-extensions(8)).
 const GO_ON: &str = "AUDIT CHECKSUM CLASSIFY CONNMARK CONNSECMARK CT DSCP ECN HL IDLETIMER LOG MARK NFLOG NOTRACK SET TCPMSS TOS TRACE \
                      TTL ULOG";
 /// Modules that match by nothing but their options, which [`rule`] knows. Most others say something by their name alone.

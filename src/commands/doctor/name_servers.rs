@@ -23,7 +23,7 @@ use crate::telemetry::snapshot::RulesSeen;
 use crate::wire::dns::{Query, ResponseCode, word};
 use crate::wire::target::{Host, Target, without_dot};
 
-/// How long a name server is waited for. It is asked twice in that time.
+/// How long to wait for a name server, which is asked twice in that time.
 const LIMIT: Duration = Duration::from_secs(4);
 /// The stub of systemd-resolved (systemd-resolved.service(8)).
 const RESOLVED: [&str; 2] = ["127.0.0.53", "127.0.0.54"];

@@ -17,7 +17,7 @@ use crate::sys::tools;
 const DEADLINE: Duration = Duration::from_secs(9);
 /// How long a machine may take to answer for its address: the system asks three times, once a second.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How often it is looked at meanwhile.
+/// Interval between two checks meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Maximum destinations of one finding that are looked at.
 const MAX_DESTINATIONS: usize = 4;

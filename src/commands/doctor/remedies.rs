@@ -33,7 +33,7 @@ pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
         )
 }
 
-/// What makes a machine a gateway, or keeps others from taking it for one. `is_named` tells that --gateway names it.
+/// How to make a machine a gateway, or keep others from taking it for one. `is_named`: --gateway names it.
 pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
     let otherwise = match is_named {
         true => "If it is to be none, take it out of --gateway here",

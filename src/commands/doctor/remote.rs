@@ -31,8 +31,8 @@ use crate::wire::target::Target;
 
 /// How long the LAN is surveyed: longer than the second between two beacons.
 const SURVEY_TIME: Duration = Duration::from_millis(1800);
-/// How much longer a gateway is listened to beside a running node, which finds no gateway that it does not hear: an active one
-/// announces itself several times in each second.
+/// How much longer to listen for a gateway beside a running node. That finds no gateway that it does not hear, and an active one
+/// announces itself several times a second.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// The deadline for a connection from this machine to a server.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

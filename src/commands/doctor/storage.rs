@@ -21,7 +21,7 @@ use crate::telemetry::snapshot::Snapshot;
 /// hundred kilobytes.
 const MIN_FREE: u64 = 1 << 20;
 const MIN_FILES: u64 = 16;
-/// Maximum files whose owner is looked at.
+/// Maximum number of files whose owner is checked.
 const MAX_FILES: usize = 256;
 /// How long a disk may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,7 +107,8 @@ pub(super) fn unanswered_state(directory: &Path) -> Problem {
     Problem::new(what).hint(UNANSWERED)
 }
 
-/// What `work` gives, a look at a disk. `None` when that takes longer than `patience`; a thread waits for it then.
+/// The result of `work`, which reads from a disk. `None` when it takes longer than `patience`; then a thread goes on waiting for
+/// it.
 pub(super) fn within<T: Send + 'static>(
     patience: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -204,8 +205,8 @@ fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
     )
 }
 
-/// The command that gives a user what is in a directory. Whoever may write to it could have put links to files of others there: it follows
-/// none, and leaves out files that have another name elsewhere.
+/// The command that makes a user the owner of what is in a directory. It follows no links, and leaves out files that have another
+/// name elsewhere: anybody who may write to the directory could have put links to files of others there.
 fn give(directory: &str, user: &str) -> String {
     format!(r"find {directory} -xdev ! -user {user} \( -type d -o -links 1 \) -exec chown -h {user} '{{}}' +")
 }
@@ -264,7 +265,7 @@ mod tests {
             finding.what.contains("node.key does not belong to") && !finding.what.contains("ca.pem"),
             "{finding:?}"
         );
-        // What the hint says gives it back, and no other file.
+        // The command in the hint gives this file back, and no other one.
         let elsewhere = tempfile::NamedTempFile::new().unwrap();
         let foreign = [directory.path().join("hard"), directory.path().join("soft")];
         fs::hard_link(elsewhere.path(), &foreign[0]).unwrap();

@@ -9,7 +9,7 @@ use super::rule::Rule;
 pub(super) enum Why<'a> {
     /// This rule of `--deny` matches.
     Denied(&'a Rule),
-    /// No `--server` and no `--allow` matches, and there is one.
+    /// No `--server` and no `--allow` matches, although there are some.
     NotAllowed,
     /// The same for a name that an upstream proxy resolves.
     NotNamed,

@@ -25,7 +25,7 @@ const SOON: u64 = 10;
 /// How much of the file the own server is asked for to compare it, in bytes, and how long it may take.
 const TRIED: u64 = 1024 * 1024;
 const TRIAL: Duration = Duration::from_secs(3);
-/// A fetch is left when the own server is so many times as fast. Where both share a line, it is at most as fast.
+/// A fetch is left when the own server is this many times as fast. Where both share a line, it is at most as fast.
 const FASTER: f64 = 2.0;
 /// What a request is not asked with here: what follows is only a part, and of content.
 const CONDITIONS: [&str; 5] = ["range", "if-range", "if-match", "if-none-match", "if-modified-since"];

@@ -39,7 +39,7 @@ use crate::wire::target::Target;
 
 /// How often the head of the request is in memory: as received, as sent, in the keys of the fetch and in what is stored.
 const COPIES: usize = 6;
-/// How long a fetch goes on for nobody.
+/// How long a fetch goes on after its last reader has gone.
 const UNWANTED: Duration = Duration::from_secs(60);
 /// How often a fetch whose leader has left looks whether others wait.
 const LOOK: Duration = Duration::from_secs(1);

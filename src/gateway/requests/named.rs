@@ -133,7 +133,7 @@ pub(super) fn as_asked<'a>(
     (Cow::Owned(request), Cow::Owned(stored))
 }
 
-/// Waits until it is better to fetch a body from the own server of a request than to wait for what is fetched by another URI; for ever
+/// Waits until it is better to fetch a body from the own server of a request than to wait for what is fetched by another URI; forever
 /// if it is the same one.
 pub(super) async fn is_left(body: &Growing, own: Option<&Alternative>) {
     match own {

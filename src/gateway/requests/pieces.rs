@@ -82,7 +82,7 @@ impl Stream<'_> {
         is_whole.then_some(Shared { head, offer, total: stored.total, count })
     }
 
-    /// Sends a response in pieces until the client has enough. Gives the bytes that nobody has to send it any more.
+    /// Sends a response in pieces until the client has enough. Returns the bytes that nobody has to send it any more.
     pub(super) async fn send_pieces(&mut self, shared: Shared, source: Source, id: u64) -> Result<u64, End> {
         let Shared { head, offer, total, count } = shared;
         let (ip, member) = (self.offer.and_then(|(_, ip)| ip), self.asker.member);

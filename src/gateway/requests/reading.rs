@@ -11,7 +11,7 @@ use crate::cache::stored::BLOCK;
 use crate::limits::buffer_pool::{PooledBuffer, memory_of};
 use crate::memory::{Account, Tally};
 
-/// How many bytes are read at a time, while there is room: so many blocks, and one otherwise.
+/// How many bytes are read at a time while there is room; otherwise one block.
 const AT_A_TIME: usize = 4 * BLOCK;
 
 /// Reads the next bytes of a stored body; none at its end. The buffer comes from this thread, to which it returns once it is

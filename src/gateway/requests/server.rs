@@ -143,7 +143,7 @@ impl Server {
         self.count();
     }
 
-    /// Cuts off and keeps what follows the first `left` bytes. Gives how many are left of them.
+    /// Cuts off and keeps what follows the first `left` bytes. Returns how many are left of them.
     pub(super) fn cut(&mut self, bytes: &mut Bytes, left: u64) -> u64 {
         let ours = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         if ours < bytes.len() {

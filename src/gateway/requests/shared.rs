@@ -108,7 +108,7 @@ impl Stream<'_> {
                 Part::Lead(lead, outcome) => {
                     let (leader, messages) = mpsc::channel(4);
                     let (back, lent) = oneshot::channel();
-                    // What is stored for others comes from a connection on which no member has had a say.
+                    // What is stored for others comes from a connection that no member has influenced.
                     let server = self.idle().filter(|server| !server.is_private && !server.is_stale());
                     let fetch = Fetch::new(self, request, uri, (found.stored, need), lead, leader);
                     self.lent = Some(lent);
@@ -172,8 +172,9 @@ impl Stream<'_> {
         }))
     }
 
-    /// Waits for the outcome of a fetch, with `patience` at most so long for the response once there is a connection: how long
-    /// that takes is bounded, and would not be less for this request, unless it is for another server (`from_now`).
+    /// Waits for the outcome of a fetch. The response may take `patience` from the moment when there is a connection: making one
+    /// has a deadline of its own, and would take this request as long. If the fetch is from another server, the time counts
+    /// `from_now`.
     async fn outcome(
         &mut self,
         mut outcome: watch::Receiver<Option<Outcome>>,

@@ -80,7 +80,7 @@ enum End {
 }
 
 impl Flow<'_> {
-    /// Carries datagrams until the queue is closed or the destination has been idle for its limit. Gives the queue.
+    /// Carries datagrams until the queue is closed or the destination has been idle for its limit. Returns the queue.
     pub(super) async fn run(self, routes: &Routes, mut record: Record) -> Arc<Queue> {
         let idle = {
             let mut carried = std::pin::pin!(self.carry(routes, &mut record));

@@ -37,7 +37,7 @@ impl Queue {
         Self { waiting: Mutex::default(), filled: Notify::new(), closed: CancellationToken::new(), account }
     }
 
-    /// Appends a datagram; gives how many were dropped to make room.
+    /// Appends a datagram; returns how many were dropped to make room.
     pub(super) fn push(&self, payload: Bytes) -> u64 {
         let mut waiting = self.lock();
         let mut dropped = 0;
@@ -93,7 +93,7 @@ impl Queue {
         Batch { capsules: capsules.freeze(), payload, count }
     }
 
-    /// Drops all datagrams; gives how many there were.
+    /// Drops all datagrams; returns how many there were.
     pub(super) fn clear(&self) -> u64 {
         let mut waiting = self.lock();
         let dropped = waiting.datagrams.len() as u64;

@@ -317,7 +317,7 @@ enum Event {
     Known(u8, Option<State>),
     /// The directory has forgotten the gateway.
     Forgotten(u8),
-    /// The ranking is turned by so many places.
+    /// The ranking is turned by this many places.
     Reranked(usize),
     /// The oldest dial ends: it succeeds, or fails so.
     Ended(Result<(), Fault>),
@@ -431,7 +431,7 @@ impl Simulation {
         }
     }
 
-    /// Dials all that is to be dialled now, and checks every step. Gives how long nothing is to be done.
+    /// Dials all that is to be dialled now, and checks every step. Returns how long nothing is to be done.
     fn settle(&mut self) -> Duration {
         for _ in 0..=MAX_DIALS {
             match self.test.next(&self.ranked, &self.links) {

@@ -19,8 +19,8 @@ const MOST_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 4;
 /// A member that was too slow for this many pieces in a row is left.
 const MOST_SLOW: u32 = 3;
-/// A member is measured by this many pieces, and by so many times as many once it was compared. Where one takes longer than this, with
-/// all that are on their way at the same time, the gateway is asked for one in its place, to compare them.
+/// A member is measured by this many pieces, and by `AGAIN` times as many once it was compared. If a piece takes longer than
+/// `SLOW`, counting all that are on their way at the same time, the gateway is asked for one instead, to compare the two.
 const MEASURED: u32 = WINDOW;
 const AGAIN: u32 = 8;
 const SLOW: Duration = Duration::from_millis(200);
@@ -233,7 +233,7 @@ impl Assembly {
         actions
     }
 
-    /// Leaves the member if the gateway turned out to be much faster. Gives the question for another one.
+    /// Leaves the member if the gateway turned out to be much faster. Returns the question for another one.
     fn compared(&mut self, now: Instant) -> Option<Action> {
         let (_, since, _) = self.speed.sample.filter(|(_, _, has_come)| *has_come)?;
         let (slow, of_gateway) = (self.speed.slow?, now.saturating_duration_since(since));
@@ -252,7 +252,7 @@ impl Assembly {
         slot.from_member.map(|(_, since)| since + self.patience())
     }
 
-    /// Notes that a member is of no use for this body. Gives the question for another one.
+    /// Notes that a member is of no use for this body. Returns the question for another one.
     pub(super) fn failed(&mut self, member: NodeId) -> Option<Action> {
         self.member.filter(|(current, _)| *current == member)?;
         (self.member, self.slow) = (None, 0);

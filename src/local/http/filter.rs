@@ -79,7 +79,7 @@ enum Text {
     Json(json::Rewriter),
 }
 
-/// An index that is read beside being passed on.
+/// An index that is read while it is passed on.
 struct Learn {
     pieces: mpsc::Sender<Bytes>,
     reading: JoinHandle<io::Result<Vec<(Url, Digest)>>>,
@@ -142,9 +142,9 @@ impl Filter {
         self.rewrite.as_mut().map_or(Ok(()), Rewrite::finish_unpacking)
     }
 
-    /// Reads some of what was taken, and gives those bytes that may be passed on now; `None` when all of it was read. An index costs and
-    /// becomes much more than it has bytes, if whoever wrote it wants that, so it is read in small steps, and others of this thread run
-    /// after each. What it takes is counted until the next step, because the app may be slow.
+    /// Reads some of what was taken, and returns those bytes that may be passed on now; `None` when all of it was read. An index
+    /// costs and becomes much more than it has bytes, if whoever wrote it wants that, so it is read in small steps, and others of
+    /// this thread run after each. What it takes is counted until the next step, because the app may be slow.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Wrong> {
         let Some(rewrite) = &mut self.rewrite else {
             if self.unread.is_empty() {
@@ -177,7 +177,7 @@ impl Filter {
         Ok(std::mem::replace(&mut self.held, bytes))
     }
 
-    /// The end of the body: gives the bytes that were held back, which are counted as long as the tally is kept.
+    /// The end of the body: returns the bytes that were held back, which are counted as long as the tally is kept.
     pub(super) async fn end(mut self) -> Result<(Bytes, Tally), Wrong> {
         if let Some((digest, hasher)) = self.check.take()
             && !digest.is_of(hasher)
@@ -248,7 +248,7 @@ impl Rewrite {
         unpacker + self.unpacked.len() + text
     }
 
-    /// Reads the first of these bytes, if all of those before were rewritten, and gives what the next ones become.
+    /// Reads the first of these bytes, if all of those before were rewritten, and returns what the next ones become.
     fn step(&mut self, bytes: &mut Bytes) -> Result<Vec<u8>, Wrong> {
         if self.unpacked.is_empty() {
             self.unpacked = self.unpack(bytes)?;

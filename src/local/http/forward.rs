@@ -316,7 +316,7 @@ fn names(shares: &[Share]) -> String {
     shares.iter().map(|share| &*share.name).collect::<Vec<_>>().join(", ")
 }
 
-/// Sends the body of the request and passes on the response, until the response has ended. Gives whether the body was
+/// Sends the body of the request and passes on the response, until the response has ended. Returns whether the body was
 /// sent completely by then, too.
 async fn both_ways(
     exchange: &Exchange<'_>,

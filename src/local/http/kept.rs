@@ -19,8 +19,8 @@ pub(super) struct Idle {
     pub(super) has_login: bool,
 }
 
-/// The idle connections of one app. No other app ever gets one of them: the server takes all requests on a connection for
-/// those of whoever has logged in on it.
+/// The idle connections of one app. No other app ever gets one of them: a server may take all requests on a connection for those
+/// of the user who has logged in on it.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     /// Those with a login, the oldest first. Each is for all requests to its server.
@@ -56,7 +56,7 @@ impl IdleConnections {
         self.logins.push(idle);
     }
 
-    /// Waits until an idle connection cannot be used again, and drops it. Gives whether the app has lost a login with it.
+    /// Waits until an idle connection cannot be used again, and drops it. Returns whether the app has lost a login with it.
     pub(super) async fn lost_login(&mut self) -> bool {
         let last = async {
             match &mut self.last {

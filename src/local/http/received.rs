@@ -88,14 +88,14 @@ impl Exchange<'_> {
 }
 
 impl Exchange<'_> {
-    /// Gives the filter bytes of the body.
+    /// Passes bytes of the body to the filter.
     pub(super) fn filter_takes(&self, bytes: Bytes) {
         if let Some(filter) = self.filter().as_mut() {
             filter.take(bytes);
         }
     }
 
-    /// What may be passed on of the bytes that the filter was given, until that is `None`.
+    /// The next bytes that may be passed on of those that the filter has taken; `None` when there are no more.
     pub(super) async fn filtered(&self) -> Result<Option<Bytes>, Trouble> {
         let taken = self.filter().take();
         let Some(mut filter) = taken else { return Ok(None) };

@@ -178,7 +178,7 @@ impl Exchange<'_> {
     }
 
     /// The same, in chunks if the app gets another body than the server has sent; and over several gateways if there is a
-    /// prospect of it. Gives whether the server has sent all of the body on this connection.
+    /// prospect of it. Returns whether the server has sent all of the body on this connection.
     pub(super) async fn exact_as(
         &self,
         server: &mut FromServer<'_>,
@@ -220,7 +220,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes on a chunked body, whose beginning is in `buffer`. What follows it stays there. Gives whether the connection
+    /// Passes on a chunked body, whose beginning is in `buffer`. What follows it stays there. Returns whether the connection
     /// ended with it.
     async fn chunked(
         &self,

@@ -149,7 +149,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Counts bytes that the app has taken. Gives whether it has all of them.
+    /// Counts bytes that the app has taken. Returns whether it has all of them.
     fn passed(&self, several: &mut Several<'_>, count: usize, progress: &Progress<'_>) -> bool {
         progress.add_received(count);
         several.plan.took(count as u64);
@@ -294,7 +294,7 @@ impl<'a> Several<'a> {
         self.running.push(Running { job, left, step: Box::pin(lane.next()) });
     }
 
-    /// Notes bytes of a request, which are no more than one piece lacks. Gives whether that is over.
+    /// Notes bytes of a request, which are no more than one piece lacks. Returns whether that is over.
     fn feed(&mut self, job: JobId, bytes: Bytes) -> bool {
         let Some(received) = self.plan.received(job, bytes.len() as u64, Instant::now()) else { return true };
         let skip = usize::try_from(received.skip).unwrap_or(bytes.len());

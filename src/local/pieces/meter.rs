@@ -55,7 +55,7 @@ impl Meter {
         }
     }
 
-    /// An answer was waited for so long, and is not wanted any more.
+    /// An answer has not come for this long, and is not wanted any more.
     pub(super) fn waited(&mut self, time: Duration) {
         self.waited = self.waited.max(Some(time));
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How often this is looked at.
+/// Interval between two checks.
 pub(super) const CHECK: Duration = Duration::from_millis(500);
 /// How long nothing is tried after a source was added or given up.
 const QUIET: Duration = Duration::from_secs(3);

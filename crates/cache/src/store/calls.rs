@@ -166,7 +166,7 @@ mod tests {
     /// The end of a step that does not come is a failure of the test.
     const DEADLINE: Duration = Duration::from_secs(60);
 
-    /// So many calls to the disk that return once the sender is dropped. Nobody waits for them.
+    /// This many calls to the disk, which return once the sender is dropped. Nobody waits for them.
     fn hang(store: &Arc<Store>, calls: usize) -> Sender<()> {
         let (open, gate) = channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
@@ -188,7 +188,7 @@ mod tests {
         }
     }
 
-    /// Whoever asked for anything that may be stored waited for ever.
+    /// Requests for anything that may be stored waited forever.
     #[tokio::test]
     async fn a_disk_that_hangs_is_waited_for_once_and_used_when_it_answers_again() {
         for calls in [1, MOST_THREADS, 5 * MOST_THREADS] {

@@ -15,7 +15,8 @@ use tokio::sync::Semaphore;
 
 /// Maximum number of threads that wait for the disk at a time.
 pub(super) const MOST_THREADS: usize = 4;
-/// The disk hangs once a call, or the wait for a thread, takes longer than this: a little less than what anybody waits, who finds so then.
+/// The disk counts as hung once a call, or the wait for a thread, takes longer than this: a little less than any caller waits, so
+/// that each caller finds out.
 const LATE: Duration = Duration::from_millis(950);
 /// How long a thread waits for more work before it ends. The allocator returns what is free to the system when a thread ends.
 const IDLE: Duration = Duration::from_secs(2);
@@ -26,7 +27,8 @@ pub fn is_hung(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
-/// Whether this error says nothing of what is stored: [`is_hung`], or for now there are no more descriptors or memory.
+/// Whether this error says nothing about what is stored: the disk hangs ([`is_hung`]), or the system has run out of descriptors
+/// or memory for now.
 #[must_use]
 pub fn says_nothing(error: &io::Error) -> bool {
     is_hung(error) || net::is_local_shortage(error)

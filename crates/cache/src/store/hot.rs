@@ -99,7 +99,7 @@ impl Hot {
         self.changes
     }
 
-    /// Adds a copy that [`read`] has made, unless any response was changed since there had been so many `changes`.
+    /// Adds a copy that [`read`] has made, unless a response was changed after `changes` was read.
     pub(super) fn insert(&mut self, made: Made, changes: u64) {
         let Made(entry) = made;
         let (id, memory) = (entry.copied.id, entry.memory());

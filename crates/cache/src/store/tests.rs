@@ -567,7 +567,7 @@ async fn a_body_that_outgrows_its_memory_goes_on_in_a_file() {
     assert!(budget.used() <= before + entries, "{} {before} {entries}", budget.used());
 }
 
-/// Fifty downloads of one file by one node stood still for ever: each waited for the disk, and had others in its queue that were
+/// Fifty downloads of one file by one node stood still forever: each waited for the disk, and had others in its queue that were
 /// not polled meanwhile.
 #[tokio::test]
 async fn who_waits_for_the_disk_and_is_not_polled_keeps_it_from_nobody() {

@@ -72,7 +72,7 @@ impl Unwritten {
         self.entries.insert(copied.id, Entry { copied, memory });
     }
 
-    /// Whether so many more bytes may wait.
+    /// Whether this many more bytes may wait.
     pub(super) fn admits(&self, count: usize) -> bool {
         self.bytes.saturating_add(count) <= self.limit
     }

@@ -61,7 +61,7 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    /// Notes one use of the response for `uri`. Gives the number of its members if it has one more now.
+    /// Notes one use of the response for `uri`. Returns the number of members that got it, if there is one more now.
     pub(super) fn note(&mut self, id: u64, uri: &str, member: NodeId, saved: Option<u64>) -> Option<u32> {
         let next = self.numbers.len();
         let number = match self.numbers.get(&member) {

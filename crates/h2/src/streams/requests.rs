@@ -14,7 +14,7 @@ use crate::stream::Stream;
 use crate::{Error, Reason, Side, fields, hpack, ping};
 
 impl Streams {
-    /// Opens a stream as soon as the peer accepts one more. Gives its number, with one handle.
+    /// Opens a stream as soon as the peer accepts one more. Returns its number, with one handle.
     pub(crate) fn poll_open(
         &mut self,
         request: &Request<()>,

@@ -308,7 +308,7 @@ impl Candidacy {
         self.passed_over.retain(|(_, until)| now < *until);
     }
 
-    /// Gives the role up.
+    /// Gives up the role.
     fn leave(&mut self) {
         self.phase = Phase::Idle;
         self.public.yields_to = None;

@@ -107,7 +107,7 @@ impl Results {
         *failed = Failed { times: failed.times.saturating_add(1), last: now, counts: how != Failing::ByRule };
     }
 
-    /// Notes that `target` has answered over `gateway`. Gives the gateways that are to blame with that.
+    /// Notes that `target` has answered over `gateway`. Returns the gateways that are to blame for their failures by this.
     pub fn answered(&mut self, gateway: NodeId, target: &Target, now: Instant) -> Vec<NodeId> {
         *self.record(gateway) = Record { answered: Some(now), ..Record::default() };
         self.failed.remove(&(gateway, target.clone()));

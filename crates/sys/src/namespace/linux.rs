@@ -35,7 +35,7 @@ impl Unread {
     pub(super) fn is_empty(&self) -> bool {
         let mut each: Vec<_> =
             self.0.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
-        // A failure, which only a shortage of memory causes, must not keep a network for ever.
+        // A failure, which only a shortage of memory causes, must not keep a network forever.
         poll(&mut each, PollTimeout::ZERO).unwrap_or(0) == 0
     }
 }

@@ -48,10 +48,10 @@ enum Key {
 }
 
 impl Authority {
-    /// Removes the members with these names or beginnings of ids: closes all open invites, and signs one update that revokes
-    /// all of them and replaces the discovery key. When one of them cannot be removed, none is. That counts for those, too, that
-    /// left by themselves, or that another machine with the authority's key removed: they may know codes of this machine.
-    /// `seen` are members that gateways have seen, of which this machine's list may lack some.
+    /// Removes the members with these names or beginnings of ids: closes all open invites, and signs one update that revokes all
+    /// of them and replaces the discovery key. If one of them cannot be removed, none is. Members that left by themselves, or
+    /// that another machine with the authority's key removed, are removed here as well: they may know join codes of this machine.
+    /// `seen` are the members that gateways have seen; this machine's list may lack some of them.
     ///
     /// # Errors
     /// [`GroupError::Revoke`], or when it cannot be recorded.

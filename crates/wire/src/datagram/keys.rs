@@ -33,7 +33,7 @@ impl Keys {
         }
     }
 
-    /// Masks the name of a sender, or unmasks it: a one-time pad, because a node keeps one name for ever, so that each pad
+    /// Masks the name of a sender, or unmasks it: a one-time pad, because a node keeps one name forever, so that each pad
     /// masks one text only.
     pub(super) fn mask(&self, sender: NodeId, name: [u8; NAME_SIZE]) -> [u8; NAME_SIZE] {
         let pad = hmac::sign(&self.names, &sender.0);

@@ -155,7 +155,7 @@ fn looks_like_framing(line: &[u8]) -> bool {
     has(b"contentlength") || has(b"transferencoding")
 }
 
-/// Appends `text` with a space for each byte that is no text. Gives whether there was one.
+/// Appends `text` with a space for each byte that is no text. Returns whether there was one.
 fn append_text(text: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
     out.extend(text.iter().map(|&byte| if is_text_byte(byte) { byte } else { b' ' }));

@@ -127,7 +127,7 @@ impl Fetch {
         server.filter(|server| planned.keep_alive && server.buffer.is_empty()).map(Server::used)
     }
 
-    /// Stores what was fetched in place of what was stored before. Gives the hashes of its pieces.
+    /// Stores what was fetched in place of what was stored before. Returns the hashes of its pieces.
     async fn keep(&self, stored: Stored, draft: Draft, last: Bytes) -> Vec<Listed> {
         self.replace(stored, draft, last).await.unwrap_or_else(|error| {
             if let Some((_, member)) = self.named.as_ref().filter(|_| WrongFile::is(&error)) {
@@ -174,8 +174,8 @@ impl Fetch {
         kept.await?
     }
 
-    /// Fetches the body to its end; gives its last bytes, which nobody has yet. When the connection is lost, the rest is asked
-    /// for on another one, if it is certain to be of the same response. What is stored already is not asked for.
+    /// Fetches the body to its end, and returns its last bytes, which no reader has yet. When the connection is lost, the rest is
+    /// asked for on another one, if it is certain to be of the same response. What is stored already is not asked for.
     async fn body(
         &mut self,
         body: &Arc<Growing>,
@@ -281,7 +281,7 @@ impl Fetch {
         Ok(())
     }
 
-    /// Asks for what follows the first `offset` bytes, up to what is stored. Gives the connection, and the number of bytes
+    /// Asks for what follows the first `offset` bytes, up to what is stored. Returns the connection, and the number of bytes
     /// that come.
     async fn go_on(&self, point: &Point, planned: &Planned, offset: u64) -> Option<(Server, u64)> {
         let end = planned.stored.next_part(offset).min(planned.range.1);

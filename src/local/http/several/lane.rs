@@ -83,7 +83,7 @@ impl Lane {
         self.keeps && self.server.is_some()
     }
 
-    /// Asks for a range. Gives the bytes of it that came with the head of the response.
+    /// Asks for a range. Returns the bytes of it that came with the head of the response.
     pub(super) async fn begin(mut self, asked: RangeRequest<'_>) -> (Self, Result<Bytes, Why>) {
         let result = self.ask(&asked).await;
         (self, result)
