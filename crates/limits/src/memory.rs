@@ -21,7 +21,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// What a tunnel or a request costs besides the bytes that it has queued, in bytes: its tasks, its stream, its socket's state.
 pub const TUNNEL: usize = 16 * 1024;
@@ -31,8 +32,6 @@ pub const LINK: usize = 32 * 1024;
 const LARGE: usize = 64 * 1024;
 /// How long whoever is about to take memory waits for those that have to leave.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks meanwhile.
-const LOOK: Duration = Duration::from_millis(1);
 /// The bit of [`Account::state`] that says that the account was evicted; the others are the bytes that it holds.
 const EVICTED: usize = 1 << (usize::BITS - 1);
 
@@ -53,6 +52,8 @@ struct Total {
     /// How many holders have accounts.
     active: AtomicUsize,
     holders: Mutex<HashMap<u64, Weak<Holder>>>,
+    /// Wakes whoever waits until no more is held than may be: one, who wakes the next.
+    room: Notify,
     next: AtomicU64,
     since: Instant,
 }
@@ -106,6 +107,7 @@ impl Budget {
             leaving: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
             holders: Mutex::default(),
+            room: Notify::new(),
             next: AtomicU64::new(0),
             since: Instant::now(),
         });
@@ -198,11 +200,27 @@ impl Total {
             }
         }
         if evicted > 0 {
+            // Those that wait may be among them.
+            self.room.notify_waiters();
             tracing::warn!(
                 limit = self.limit,
                 evicted,
                 "the memory limit is reached: connections of whoever holds most are reset"
             );
+        }
+    }
+
+    /// Whether more is held than may be.
+    fn is_exceeded(&self) -> bool {
+        self.used.load(Relaxed) > self.limit
+    }
+
+    /// Counts `count` bytes less.
+    fn shrink(&self, count: usize) {
+        let before = self.used.fetch_sub(count, Relaxed);
+        // While nothing waits, this costs two comparisons.
+        if before > self.limit && before - count <= self.limit {
+            self.room.notify_one();
         }
     }
 
@@ -282,7 +300,7 @@ impl Holder {
 
     fn shrink(&self, count: usize) {
         self.used.fetch_sub(count, Relaxed);
-        self.total.used.fetch_sub(count, Relaxed);
+        self.total.shrink(count);
     }
 
     fn leaves(&self, count: usize) {
@@ -379,11 +397,28 @@ impl Account {
     /// Waits, for a moment at most, while more is held than may be: those that were evicted run, and give back what they have. Hundreds
     /// of tasks would otherwise each take more before the first of those gets its turn. False when this one has to end, too.
     pub async fn may_take(&self) -> bool {
-        let (total, since) = (&self.holder.total, Instant::now());
-        while total.used.load(Relaxed) > total.limit && !self.is_evicted() && since.elapsed() < PATIENCE {
-            sleep(LOOK).await;
+        if self.holder.total.is_exceeded() && !self.is_evicted() {
+            // Boxed, because that is rare. Whoever has waited for so long takes it all the same.
+            let _ = Box::pin(timeout(PATIENCE, self.room())).await;
         }
         !self.is_evicted()
+    }
+
+    /// Waits until no more is held than may be, or this one has to end.
+    async fn room(&self) {
+        let total = &self.holder.total;
+        loop {
+            // Made before the look, so that nothing in between is missed.
+            let given_back = total.room.notified();
+            if !total.is_exceeded() {
+                // For the next one that waits: whatever this one takes, there is room by now.
+                return total.room.notify_one();
+            }
+            if self.is_evicted() {
+                return;
+            }
+            given_back.await;
+        }
     }
 
     /// Makes the tunnel end. Its memory counts until it is free, but no other account is evicted because of it. False when it was
@@ -413,7 +448,7 @@ impl Reserve {
         if bytes >= before {
             total.used.fetch_add(bytes - before, Relaxed);
         } else {
-            total.used.fetch_sub(before - bytes, Relaxed);
+            total.shrink(before - bytes);
         }
     }
 }

@@ -131,3 +131,64 @@ async fn whoever_takes_memory_lets_those_leave_first_that_have_to() {
     let (may_take, ()) = tokio::join!(second.may_take(), leaves);
     assert!(may_take && budget.used() <= budget.limit());
 }
+
+/// An account that has to leave, and still holds more than its budget may.
+fn leaving(budget: &Budget) -> Tally {
+    let mut held = Tally::of(&budget.account());
+    held.add(budget.limit());
+    assert!(held.account().unwrap().is_evicted());
+    held
+}
+
+/// Each looked a thousand times a second, all at once.
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_for_memory_are_woken_one_by_one_when_there_is_some() {
+    let budget = Budget::new(64 << 20);
+    let mut leaving = leaving(&budget);
+    let begun = tokio::time::Instant::now();
+    let others = futures_util::future::join_all((0..100).map(|_| async {
+        let account = budget.account();
+        let mut held = Tally::of(&account);
+        assert!(account.may_take().await);
+        held.add(MIB);
+        let used = budget.used();
+        tokio::task::yield_now().await;
+        used
+    }));
+    let leaves = async {
+        tokio::task::yield_now().await;
+        leaving.remove(100 * TUNNEL + 2 * MIB);
+    };
+    let (used, ()) = tokio::join!(others, leaves);
+    let most = used.into_iter().max().unwrap();
+    assert!(most <= budget.limit() + MIB, "{} bytes too many", most - budget.limit());
+    assert_eq!(begun.elapsed(), Duration::ZERO, "nobody waits for a clock");
+    drop(leaving);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_a_second_for_memory() {
+    let budget = Budget::new(64 << 20);
+    let _leaving = leaving(&budget);
+    let (begun, account) = (tokio::time::Instant::now(), budget.account());
+    assert!(account.may_take().await);
+    assert_eq!(begun.elapsed(), PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_to_end_while_it_waits_for_memory_does_so_at_once() {
+    let budget = Budget::new(64 << 20);
+    let leaving = leaving(&budget);
+    let (begun, account) = (tokio::time::Instant::now(), budget.account());
+    let mut others = Tally::of(&budget.holder().account(Kind::Tunnel));
+    let comes = async {
+        tokio::task::yield_now().await;
+        let mut held = Tally::of(&account);
+        others.add(32 << 20);
+        held.add(33 << 20);
+    };
+    let (may_take, ()) = tokio::join!(account.may_take(), comes);
+    assert!(!may_take && account.is_evicted());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop((leaving, others));
+}
