@@ -1,5 +1,6 @@
 //! The numbers of streams: which were opened (RFC 9113 §5.1.1), and how many are open (§5.1.2).
 
+use std::collections::BTreeMap;
 use std::task::{Context, Poll, Waker};
 
 use super::Side;
@@ -15,14 +16,16 @@ pub(super) struct Counts {
     next: u32,
     /// The highest number of a stream of the peer.
     last: u32,
-    /// Tasks that wait until one more stream may be opened.
-    waiting: Vec<Waker>,
+    /// Tasks that wait until one more stream may be opened, by the number of their place.
+    waiting: BTreeMap<u64, Waker>,
+    /// The number of the place that was taken last.
+    last_place: u64,
 }
 
 impl Counts {
     /// Before any stream was opened.
     pub(super) fn new(side: Side) -> Self {
-        Self { side, open: 0, next: 1, last: 0, waiting: Vec::new() }
+        Self { side, open: 0, next: 1, last: 0, waiting: BTreeMap::new(), last_place: 0 }
     }
 
     /// Which end this is.
@@ -45,10 +48,15 @@ impl Counts {
         self.next > MAX_STREAM_ID
     }
 
-    /// Takes the next number of this end, once fewer than `limit` streams are open.
-    pub(super) fn poll_open(&mut self, limit: u32, cx: &Context<'_>) -> Poll<u32> {
+    /// Takes the next number of this end, once fewer than `limit` streams are open. Whoever has to wait gets a `place`, and
+    /// [leaves](Self::leave) it when it waits no more.
+    pub(super) fn poll_open(&mut self, limit: u32, place: &mut Option<u64>, cx: &Context<'_>) -> Poll<u32> {
         if self.open >= limit {
-            self.waiting.push(cx.waker().clone());
+            let number = *place.get_or_insert_with(|| {
+                self.last_place += 1;
+                self.last_place
+            });
+            self.waiting.insert(number, cx.waker().clone());
             return Poll::Pending;
         }
         let id = self.next;
@@ -79,7 +87,12 @@ impl Counts {
 
     /// Has everybody who waits to open a stream look again.
     pub(super) fn wake_waiting(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        std::mem::take(&mut self.waiting).into_values().for_each(Waker::wake);
+    }
+
+    /// Forgets who waited at this place.
+    pub(super) fn leave(&mut self, place: u64) {
+        self.waiting.remove(&place);
     }
 
     /// Whether a stream of this number was not opened yet.
@@ -100,12 +113,28 @@ mod tests {
     #[test]
     fn a_client_opens_odd_numbers_up_to_the_limit() {
         let (mut counts, cx) = (Counts::new(Side::Client), Context::from_waker(Waker::noop()));
-        assert_eq!([1, 2].map(|_| counts.poll_open(2, &cx)), [Poll::Ready(1), Poll::Ready(3)]);
-        assert!(counts.poll_open(2, &cx).is_pending());
+        assert_eq!([1, 2].map(|_| counts.poll_open(2, &mut None, &cx)), [Poll::Ready(1), Poll::Ready(3)]);
+        assert!(counts.poll_open(2, &mut None, &cx).is_pending());
         assert_eq!([1, 2, 3, 5].map(|id| counts.is_idle(id)), [false, true, false, true]);
         counts.close();
-        assert_eq!((counts.poll_open(2, &cx), counts.open()), (Poll::Ready(5), 2));
+        assert_eq!((counts.poll_open(2, &mut None, &cx), counts.open()), (Poll::Ready(5), 2));
         assert!(!counts.peer_uses(7), "servers open none");
+    }
+
+    /// Each was kept until a stream was closed, with its task: a gateway that accepts no streams filled the client's memory.
+    #[test]
+    fn whoever_gives_up_waiting_for_a_stream_is_forgotten() {
+        let (mut counts, cx) = (Counts::new(Side::Client), Context::from_waker(Waker::noop()));
+        let mut stays = None;
+        for _ in 0..100 {
+            let mut leaves = None;
+            assert!(counts.poll_open(0, &mut stays, &cx).is_pending());
+            assert!(counts.poll_open(0, &mut leaves, &cx).is_pending());
+            counts.leave(leaves.unwrap());
+        }
+        assert_eq!(counts.waiting.len(), 1);
+        counts.wake_waiting();
+        assert!(counts.waiting.is_empty());
     }
 
     #[test]

@@ -69,7 +69,8 @@ impl Requests {
         request: Request<()>,
         ends: bool,
     ) -> Result<(ResponseFuture, SendStream), Error> {
-        let id = poll_fn(|cx| self.0.lock().poll_open(&request, ends, cx)).await?;
+        let mut place = Place { shared: &self.0, number: None };
+        let id = poll_fn(|cx| self.0.lock().poll_open(&request, ends, &mut place.number, cx)).await?;
         let handle = Handle { shared: self.0.clone(), id };
         Ok((ResponseFuture(handle.another()), SendStream(handle)))
     }
@@ -77,6 +78,20 @@ impl Requests {
     /// Whether the peer accepts extended CONNECT (RFC 8441); known once its SETTINGS have arrived.
     pub fn has_extended_connect(&self) -> bool {
         self.0.lock().has_extended_connect()
+    }
+}
+
+/// The place of one who may have to wait until the peer accepts one more stream.
+struct Place<'a> {
+    shared: &'a Shared,
+    number: Option<u64>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.shared.lock().leave(number);
+        }
     }
 }
 

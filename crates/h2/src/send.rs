@@ -14,6 +14,9 @@ use super::piece_queue::reserve_first;
 use super::waker::{register, wake};
 use laneway_limits::buffer_pool::memory_of;
 
+/// So many streams may wait for the connection's window before it is looked which of them have gone.
+const FEW_STARVED: usize = 16;
+
 /// The sending direction of one stream.
 #[derive(Debug)]
 pub(super) struct SendHalf {
@@ -125,14 +128,17 @@ pub(super) struct SendFlow {
     queued: i64,
     /// The streams that may send, each once.
     line: VecDeque<u32>,
-    /// The streams that wait for room in the connection's window.
+    /// The streams that wait for room in the connection's window, and some that have gone.
     starved: VecDeque<u32>,
+    /// With more than this many of them, those that have gone are forgotten.
+    most_starved: usize,
 }
 
 impl SendFlow {
     /// A connection with the window that every connection begins with.
     pub(super) fn new(window: u32) -> Self {
-        Self { window: window.into(), queued: 0, line: VecDeque::new(), starved: VecDeque::new() }
+        let (line, starved) = (VecDeque::new(), VecDeque::new());
+        Self { window: window.into(), queued: 0, line, starved, most_starved: FEW_STARVED }
     }
 
     /// How many bytes of `wanted` a stream may queue now, at least one, so that no more than `max_queued` wait on it.
@@ -235,6 +241,19 @@ impl SendFlow {
     /// The streams that have waited for the connection's window, to be woken.
     pub(super) fn starved(&mut self) -> vec_deque::Drain<'_, u32> {
         self.starved.drain(..)
+    }
+
+    /// Forgets those of them that have gone, if there are many: the peer may never widen the connection's window.
+    pub(super) fn forget_starved(&mut self, is_there: impl Fn(u32) -> bool) {
+        if self.starved.len() > self.most_starved {
+            self.starved.retain(|id| is_there(*id));
+            self.most_starved = 2 * self.starved.len() + FEW_STARVED;
+        }
+    }
+
+    /// The memory of the numbers of streams, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        (self.line.capacity() + self.starved.capacity()) * size_of::<u32>()
     }
 
     /// Nothing is sent any more.

@@ -137,7 +137,7 @@ impl Streams {
 
     /// The memory of everything but what is queued on streams, in bytes.
     pub(super) fn fixed_memory(&self) -> usize {
-        self.control.memory() + self.store.len() * STREAM
+        self.control.memory() + self.send.memory() + self.store.len() * STREAM
     }
 
     /// The memory of what is queued on all streams, in bytes: as accounted, and as found by walking the queues.

@@ -468,3 +468,25 @@ fn short_blocks_that_stand_for_long_lists_of_fields_are_not_decoded_before_other
     assert!(raw.0.accept().is_some());
     assert!(raw.0.room().is_some());
 }
+
+/// Each was kept until the peer widened the connection's window, which it need never do.
+#[test]
+fn streams_that_end_while_they_wait_for_the_connections_window_are_forgotten() {
+    let mut raw = Raw::new(config());
+    raw.open(1);
+    let (_request, respond) = raw.0.accept().unwrap();
+    let mut first = respond.send(&Response::new(()), false).unwrap();
+    let window = now(|cx| first.poll_capacity(1 << 20, cx)).unwrap().unwrap();
+    first.send_data(bytes(window), false).unwrap();
+    raw.0.take_output();
+    for stream in (3..20_003).step_by(2) {
+        raw.open(stream);
+        let (_request, respond) = raw.0.accept().unwrap();
+        let mut waits = respond.send(&Response::new(()), false).unwrap();
+        assert!(now(|cx| waits.poll_capacity(1, cx)).is_none());
+        raw.write(Kind::ResetStream, 0, stream, &[0, 0, 0, 8]);
+        raw.0.take_output();
+    }
+    raw.0.count_memory(0);
+    assert!(raw.0.memory().0 < 16 * 1024, "{:?}", raw.0.memory());
+}

@@ -14,11 +14,13 @@ use crate::stream::Stream;
 use crate::{Error, Reason, Side, fields, hpack, ping};
 
 impl Streams {
-    /// Opens a stream as soon as the peer accepts one more. Returns its number, with one handle.
+    /// Opens a stream as soon as the peer accepts one more. Returns its number, with one handle. Whoever has to wait gets a `place`, and
+    /// [leaves](Self::leave) it when it waits no more.
     pub(crate) fn poll_open(
         &mut self,
         request: &Request<()>,
         ends: bool,
+        place: &mut Option<u64>,
         cx: &Context<'_>,
     ) -> Poll<Result<u32, Error>> {
         if let Some(error) = self.shutdown.refusal() {
@@ -28,13 +30,18 @@ impl Streams {
             return Poll::Ready(Err(Error::GoAway(Reason::NO_ERROR)));
         }
         let limit = self.settings.peer.max_concurrent_streams.min(self.config.max_concurrent_streams);
-        let Poll::Ready(id) = self.counts.poll_open(limit, cx) else { return Poll::Pending };
+        let Poll::Ready(id) = self.counts.poll_open(limit, place, cx) else { return Poll::Pending };
         let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
         (stream.send.is_ending, stream.send.has_ended) = (ends, ends);
         stream.recv.content = Content::asked_by(request.method());
         self.insert(id, stream);
         self.write_headers(id, fields::request(request), ends);
         Poll::Ready(Ok(id))
+    }
+
+    /// Forgets who waited at this place to open a stream.
+    pub(crate) fn leave(&mut self, place: u64) {
+        self.counts.leave(place);
     }
 
     /// The next stream that the peer has opened, with one handle.
@@ -83,7 +90,9 @@ impl Streams {
         if stream.send.is_ending {
             return Poll::Ready(Err(Error::Reset(Reason::STREAM_CLOSED)));
         }
-        self.send.poll_capacity(id, &mut stream.send, wanted, self.config.send_buffer, cx).map(Ok)
+        let capacity = self.send.poll_capacity(id, &mut stream.send, wanted, self.config.send_buffer, cx);
+        self.send.forget_starved(|id| self.store.get(id).is_some());
+        capacity.map(Ok)
     }
 
     /// Queues bytes for sending; `ends` when nothing follows.
