@@ -120,7 +120,7 @@ impl Session {
                 ServerConnection::Link(tunnel, _) => tunnel,
                 ServerConnection::Direct(server) => {
                     return tokio::select! {
-                        () = Box::pin(carry_directly(app, server, &mut record)) => {}
+                        () = Box::pin(carry_directly(app, server, &account, &mut record)) => {}
                         () = account.evicted() => {}
                     };
                 }
@@ -319,9 +319,9 @@ async fn until_cut_off(
 }
 
 /// Carries a session over a socket of this machine.
-async fn carry_directly(app: TcpStream, server: TcpStream, record: &mut Record) {
+async fn carry_directly(app: TcpStream, server: TcpStream, account: &Arc<Account>, record: &mut Record) {
     let (mut moved, traffic) = (Moved::default(), record.traffic());
-    match copy::between(app, server, &mut moved, &traffic).await {
+    match copy::between(app, server, &mut moved, &traffic, account).await {
         Ok(()) => record.ended("closed"),
         Err(error) => record.ended(format!("a connection broke: {error}")),
     }

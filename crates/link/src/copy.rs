@@ -1,11 +1,14 @@
 //! Copies bytes between two sockets, both ways: what a gateway does for its own apps, which need no link.
 
 use std::io;
+use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use laneway_limits::buffer_pool::{PooledBuffer, memory_of};
+use laneway_limits::memory::{Account, Tally};
 use laneway_sys::broken::Break;
 use laneway_sys::closed::until_closed;
 use laneway_sys::net;
@@ -33,7 +36,7 @@ impl From<Failed> for io::Error {
 /// Copies until both directions have ended, and counts the bytes in `moved` and in `traffic`. The end of each direction is
 /// passed on (half-close); a failure of either socket resets both. What a server has said before it stopped reading reaches the
 /// app. An app that has closed its socket, and not only its sending direction, ends the copy: the server gets all that it sent,
-/// and can send nothing more.
+/// and can send nothing more. What one has sent and the other does not take is charged to `account`.
 ///
 /// # Errors
 /// The failure.
@@ -42,6 +45,7 @@ pub async fn between(
     server: TcpStream,
     moved: &mut Moved,
     traffic: &Traffic,
+    account: &Arc<Account>,
 ) -> io::Result<()> {
     let Moved { sent, received } = moved;
     net::reset_on_drop(&app);
@@ -53,7 +57,7 @@ pub async fn between(
             *sent += count;
             traffic.add_sent(count);
         };
-        let ended = one_way(&app, &server, &Break::default(), passed).await;
+        let ended = one_way((&app, &server), &Break::default(), account, passed).await;
         app_ended.notify_one();
         match ended {
             Ok(()) => Ok(true),
@@ -69,7 +73,7 @@ pub async fn between(
             *received += count;
             traffic.add_received(count);
         };
-        one_way(&server, &app, &broken, passed).await.map_err(io::Error::from)
+        one_way((&server, &app), &broken, account, passed).await.map_err(io::Error::from)
     };
     let left = async {
         app_ended.notified().await;
@@ -92,21 +96,85 @@ pub async fn between(
     Ok(())
 }
 
-/// `broken` is what a write to `from` was told.
+/// `broken` is what a write to `from` was told. While nothing waits to be written, there is no buffer.
 async fn one_way(
-    from: &TcpStream,
-    to: &TcpStream,
+    (from, to): (&TcpStream, &TcpStream),
     broken: &Break,
+    account: &Arc<Account>,
     mut passed: impl FnMut(u64),
 ) -> Result<(), Failed> {
-    let mut buffer = BytesMut::new();
     loop {
-        let read = net::read_some(from, &mut buffer, READ).await;
-        if read.and_then(|count| broken.checked(count)).map_err(Failed::From)? == 0 {
+        tokio::task::consume_budget().await;
+        from.readable().await.map_err(Failed::From)?;
+        // Many may have something to read at the same time.
+        account.may_take().await;
+        let mut buffer = PooledBuffer::take(READ);
+        let count = match net::try_read(from, &mut buffer.room(), READ) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            read => read.and_then(|count| broken.checked(count)).map_err(Failed::From)?,
+        };
+        if count == 0 {
             return net::shutdown_write(to).map_err(Failed::To);
         }
-        passed(buffer.len() as u64);
-        net::write_all(to, &buffer).await.map_err(Failed::To)?;
-        buffer.clear();
+        passed(count as u64);
+        let written = match to.try_write(&buffer.room()[..count]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            written => written.map_err(Failed::To)?,
+        };
+        if written < count {
+            // It may be all of the buffer for a long time, or a few bytes of it.
+            write_rest(to, buffer.part(written..count), account).await.map_err(Failed::To)?;
+        }
+    }
+}
+
+/// Writes what a socket does not take at once.
+async fn write_rest(to: &TcpStream, rest: Bytes, account: &Arc<Account>) -> io::Result<()> {
+    let mut held = Tally::of(account);
+    held.set(memory_of(rest.len()));
+    net::write_all(to, &rest).await
+}
+
+#[cfg(test)]
+mod tests {
+    use laneway_limits::memory::Budget;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, accepted) = tokio::join!(connecting, listener.accept());
+        (near.unwrap(), accepted.unwrap().0)
+    }
+
+    /// Nothing was, and each direction kept a buffer of 64 KiB for good.
+    #[tokio::test]
+    async fn what_one_end_does_not_take_is_counted_until_it_does() {
+        let account = Budget::new(1 << 30).account();
+        let ((app, far_app), (server, mut far_server)) = (pair().await, pair().await);
+        let mut moved = Moved::default();
+        let traffic = Traffic::default();
+        let block = [0; READ];
+        let mut sent = 0;
+        let talk = async {
+            while account.held() == 0 {
+                sent += far_app.try_write(&block).unwrap_or(0);
+                tokio::task::yield_now().await;
+            }
+            assert!(account.held() <= memory_of(READ), "{}", account.held());
+            let mut rest = vec![0; sent];
+            far_server.read_exact(&mut rest).await.unwrap();
+            while account.held() > 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(far_app);
+        };
+        let copied = between(app, server, &mut moved, &traffic, &account);
+        let (copied, ()) = tokio::join!(copied, talk);
+        copied.unwrap();
+        assert_eq!(moved.sent, sent as u64);
     }
 }

@@ -7,7 +7,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::Victim;
-use crate::peer::within;
+use super::requests::say_to_all;
+use crate::peer::{Origin, within};
 
 /// As often as the memory has to be the same before everything that was sent counts as received.
 const STEADY: u32 = 20;
@@ -128,4 +129,18 @@ async fn connections_that_are_refused_do_not_fill_the_nodes_memory() {
         [b"\x05\x01\x00\x05\x01\x00\x01\x0a\x01\x02\x03\x00\x50".to_vec(), vec![b'q'; 60_000]].concat();
     let _held = connections(4000, victim.proxy, &socks).await;
     victim.has_kept_its_limit_while_alone().await;
+}
+
+/// What an app had sent left a buffer of 64 KiB behind, as long as its connection was open.
+#[tokio::test]
+async fn connections_of_a_gateways_own_apps_to_servers_that_read_nothing_do_not_fill_its_memory() {
+    laneway::net::raise_open_files();
+    let victim = Victim::start_within(32, "127.0.0.105", &[], |_| {}).await;
+    let origin = Origin::new();
+    let port = origin.address.port().to_be_bytes();
+    let server = tokio::spawn(say_to_all(origin, Vec::new()));
+    let socks = [&b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01"[..], &port, &[b'q'; 60_000]].concat();
+    let _held = connections(3000, victim.proxy, &socks).await;
+    victim.has_kept_its_limit_while_alone().await;
+    server.abort();
 }
