@@ -235,14 +235,7 @@ async fn layers(
     if let Some(filter) = &filter {
         found.extend(filtering::check(filter, config, is_gateway, node.as_ref()));
     }
-    let name_servers = match is_gateway {
-        true => name_servers::check(config, node.as_ref(), filter.as_ref()).await,
-        false => None,
-    };
-    if let Some(node) = &node {
-        found.extend(way_out::check(node, config, name_servers.as_ref(), filter.as_ref()).await);
-    }
-    found.extend(name_servers);
+    found.extend(beyond(config, node.as_ref(), is_gateway, filter.as_ref()).await);
     diagnosis.extend(found);
     if is_removed {
         diagnosis.skip(&NEED_GROUP, "no member of the group accepts this machine any more");
@@ -269,6 +262,25 @@ async fn layers(
         in_maintenance,
     };
     remote.check(remembered, diagnosis).await
+}
+
+/// The findings about what a gateway reaches beyond its networks: its way out, and its name servers.
+async fn beyond(
+    config: &Config,
+    node: Option<&Node>,
+    is_gateway: bool,
+    filter: Option<&Filter<'_>>,
+) -> impl Iterator<Item = Finding> {
+    let names = match is_gateway {
+        true => name_servers::check(config, node, filter).await,
+        false => None,
+    };
+    let way_out = match node {
+        Some(node) => way_out::check(node, config, names.as_ref(), filter).await,
+        None => None,
+    };
+    let verdict = way_out.as_ref().map(|finding| finding.verdict);
+    way_out.into_iter().chain(names.map(|names| names.beside(verdict)))
 }
 
 /// The first port of a node that another program has, or that a node has which is not the one that is asked for.

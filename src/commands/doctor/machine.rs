@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use super::firewall;
-use super::remedies::REMOVED;
+use super::remedies::{REMOVED, connect_cable};
 use super::report::{Finding, Layer};
 use crate::commands::ask::{self, NoStatus};
 use crate::commands::local_port::of_another_user;
@@ -170,10 +170,7 @@ pub(super) fn without_carrier(config: &Config, lans: &[Lan], is_gateway: bool) -
         match is_gateway {
             true => Finding::wrong(Layer::Interfaces, what)
                 .because("this gateway reaches nothing behind it, and nothing there reaches this gateway")
-                .hint(format!(
-                    "connect its cable: '{}' shows whether it has a carrier then",
-                    tools::ADDRESSES
-                )),
+                .hint(connect_cable()),
             false => Finding::skipped(Layer::Interfaces, what),
         }
     });

@@ -18,7 +18,7 @@ use crate::dns::hosts::Hosts;
 use crate::dns::servers::code_of;
 use crate::gateway::access::Access;
 use crate::net;
-use crate::sys::tools;
+use crate::sys::{neighbour, tools};
 use crate::telemetry::snapshot::RulesSeen;
 use crate::wire::dns::{Query, ResponseCode, word};
 use crate::wire::target::{Host, Target, without_dot};
@@ -37,6 +37,41 @@ enum Need {
     Networks,
 }
 
+/// What is found of the name servers.
+pub(super) struct Names {
+    /// The finding.
+    pub(super) finding: Finding,
+    /// One of them, if they are all behind a router and nothing has come back from any: that may be the fault of the way there.
+    far: Option<IpAddr>,
+    /// What is in the way is known.
+    is_explained: bool,
+}
+
+impl Names {
+    /// What to do where nothing else tells whether the way out or the name servers are at fault: the way comes first.
+    pub(super) fn hint(&self) -> Option<String> {
+        let hint = self.finding.hint.clone()?;
+        Some(match self.far.filter(|_| !self.is_explained).map(|ip| uplink_up(&ip.to_string())) {
+            Some(uplink) if uplink != hint => format!("{uplink}. If other hosts behind it answer: {hint}"),
+            _ => hint,
+        })
+    }
+
+    /// The finding beside that about the way out: without one there is no answer of name servers behind it, and with one the name
+    /// servers themselves are at fault.
+    pub(super) fn beside(self, way_out: Option<Verdict>) -> Finding {
+        let hint = self.hint();
+        match (way_out, self.far) {
+            (Some(Verdict::Wrong), Some(_)) => {
+                let what = format!("{}: that follows from the way out", self.finding.what);
+                Finding { why: self.finding.why, ..Finding::skipped(Layer::NameServers, what) }
+            }
+            (Some(_), _) | (_, None) => self.finding,
+            (None, Some(_)) => Finding { hint, ..self.finding },
+        }
+    }
+}
+
 /// How one name server does.
 type Answer = (SocketAddr, io::Result<ResponseCode>);
 
@@ -45,7 +80,7 @@ pub(super) async fn check(
     config: &Config,
     node: Option<&Node>,
     filter: Option<&Filter<'_>>,
-) -> Option<Finding> {
+) -> Option<Names> {
     // A proxy of --upstream resolves the names.
     if !config.gateway.upstream.is_empty() && config.gateway.upstream_except.is_empty() {
         return None;
@@ -85,8 +120,11 @@ pub(super) async fn check(
     let finding = judge(&answers, name, is_default);
     let failed = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(server, _)| *server);
     let failed: Vec<_> = failed.collect();
+    let known = finding.hint.clone();
     let finding = filtering::explain(finding, filter, protocol, &failed).await;
-    Some(match (need, finding.verdict) {
+    let is_explained = finding.hint != known;
+    let far = far(&answers).filter(|_| finding.verdict == Verdict::Wrong);
+    let finding = match (need, finding.verdict) {
         (Need::Networks, Verdict::Wrong) => {
             let what = format!("{}; that does no harm while all clients name addresses", finding.what);
             Finding { verdict: Verdict::Skipped, what, ..finding }
@@ -98,7 +136,22 @@ pub(super) async fn check(
             Finding { verdict: Verdict::Skipped, what: what.into(), ..finding }
         }
         _ => finding,
-    })
+    };
+    let far = far.filter(|_| finding.verdict == Verdict::Wrong);
+    Some(Names { finding, far, is_explained })
+}
+
+/// The first name server, if all of them are behind a router, or behind none that is known, and none has sent anything.
+fn far(answers: &[Answer]) -> Option<IpAddr> {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    let is_far = |(server, answer): &Answer| {
+        let is_silent = answer
+            .as_ref()
+            .is_err_and(|error| matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable));
+        let is_near = neighbour::next_hop(*server).is_some_and(|hop| hop.address == net::plain(*server).ip());
+        is_silent && !is_near && !server.ip().is_loopback()
+    };
+    answers.first().filter(|_| answers.iter().all(is_far)).map(|(server, _)| server.ip())
 }
 
 /// What is asked: the name that is needed, else what every server knows by itself (RFC 6303 §4.2). One on this machine asks another

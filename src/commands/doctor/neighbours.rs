@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use super::remedies::{route_to, with_interface};
+use super::remedies::{connect_cable, route_to, with_interface};
 use super::report::Finding;
-use crate::lan::Lan;
+use crate::lan::{self, Lan};
 use crate::net;
 use crate::sys::neighbour::{self, Hop, Presence};
 use crate::sys::tools;
@@ -36,6 +36,9 @@ impl Neighbour {
     pub(super) async fn towards(destination: SocketAddr) -> Option<Self> {
         let hop = neighbour::next_hop(destination)?;
         let found = |is_here| Some(Self { destination, hop, is_here });
+        if dark(hop).is_some() {
+            return found(false);
+        }
         let (deadline, mut asked_since) = (Instant::now() + DEADLINE, None);
         while Instant::now() < deadline {
             match neighbour::presence(hop)? {
@@ -79,6 +82,12 @@ impl Neighbour {
         let on =
             net::interface_name(self.hop.interface).map_or_else(String::new, |name| format!(" on {name}"));
         let finding = finding.clone();
+        if let Some(interface) = dark(self.hop) {
+            let why = format!(
+                "packets there leave by {interface}, which has no carrier: its cable is out, or what it leads to is off"
+            );
+            return Some(finding.because(why).hint(connect_cable()));
+        }
         Some(match self.is_router() {
             true => finding
                 .because(format!(
@@ -98,6 +107,13 @@ impl Neighbour {
                 )),
         })
     }
+}
+
+/// The interface by which packets to `hop` leave, if it has no carrier.
+fn dark(hop: Hop) -> Option<String> {
+    let name = net::interface_name(hop.interface)?;
+    let dark = lan::without_carrier(&[]).unwrap_or_default();
+    dark.into_iter().any(|(interface, _)| interface == name).then_some(name)
 }
 
 /// The finding that something does not answer, with the reason that nobody is at one of `destinations`, or where packets to it go first.

@@ -49,6 +49,11 @@ pub(super) const SHOW_RULES: &str = "'nft list ruleset', as root, shows the rule
 const MAKE_GATEWAY: &str = "'laneway up --server HOST:PORT' makes it a gateway to that server, 'laneway up --role gateway' one to any \
                             destination";
 
+/// What to do about an interface without carrier.
+pub(super) fn connect_cable() -> String {
+    format!("connect its cable: '{}' shows whether it has a carrier then", tools::ADDRESSES)
+}
+
 /// How an uplink is brought up that leads to `host`.
 pub(super) fn uplink_up(host: &str) -> String {
     // The commands that show a route take no name.

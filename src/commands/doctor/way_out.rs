@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::filtering::{self, Filter};
 use super::gateways::reason;
 use super::machine::Node;
+use super::name_servers::Names;
 use super::remedies::{LOGIN, uplink_up};
 use super::report::{Finding, Layer, Verdict};
 use crate::config::Config;
@@ -28,9 +29,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 pub(super) async fn check(
     node: &Node,
     config: &Config,
-    name_servers: Option<&Finding>,
+    names: Option<&Names>,
     filter: Option<&Filter<'_>>,
 ) -> Option<Finding> {
+    let name_servers = names.map(|names| Finding { hint: names.hint(), ..names.finding.clone() });
+    let name_servers = name_servers.as_ref();
     let finding = of_node(&node.seen, name_servers)?;
     let mut unreached: Vec<_> =
         node.seen.unreached.iter().filter_map(|fault| fault.server.parse().ok()).collect();
