@@ -63,7 +63,7 @@ impl View {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let links = self.client.links.up().borrow().clone();
-        let (clients_in_all, clients) = self.gateway.served.busiest(MOST_CLIENTS);
+        let (counts, clients) = self.gateway.served.busiest(MOST_CLIENTS);
         let telemetry = &self.shared.telemetry;
         let words = |values: Vec<(&'static str, u64)>| {
             values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()
@@ -82,7 +82,8 @@ impl View {
             gateways: self.gateways(&links, now),
             links: links.iter().enumerate().map(|(place, link)| link_seen(place, link)).collect(),
             clients,
-            clients_in_all,
+            clients_in_all: counts.links,
+            clients_silent: counts.silent,
             apps: telemetry.apps.usage(MOST_DESTINATIONS),
             served: telemetry.served.usage(MOST_DESTINATIONS),
             history: telemetry.history.samples(),
@@ -130,7 +131,7 @@ impl View {
                 .map(IpAddr::to_string)
                 .collect(),
             discovery_signatures: telemetry.discovery.signatures.value(),
-            trouble: self.client.links.trouble().filter(|_| links.is_empty()),
+            trouble: self.client.links.idle_trouble(),
             events: telemetry.journal.latest(MOST_EVENTS),
         }
     }
@@ -178,6 +179,7 @@ impl View {
 
     fn gateways(&self, links: &[Link], now: Instant) -> Vec<GatewaySeen> {
         let goes_direct = *self.client.is_gateway.borrow();
+        let is_cut_off = self.client.links.idle_trouble().is_some();
         let link_to = |gateway: &Gateway| {
             links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
         };
@@ -194,7 +196,7 @@ impl View {
             let advert = gateway.advert.as_ref().filter(|_| state.is_some());
             let round_trip = link.and_then(|link| link.state.round_trip()).or(gateway.round_trip);
             let id = gateway.id.or(link.map(|link| link.gateway.id)).or(gateway.announced);
-            let in_use = links.first().filter(|_| !goes_direct);
+            let in_use = links.first().filter(|_| !goes_direct && !is_cut_off);
             GatewaySeen {
                 id: id.map(|id| id.short()),
                 name: id.and_then(|id| self.shared.telemetry.names.known(id)),

@@ -47,6 +47,15 @@ pub struct Seen {
 /// Members by their ids in hexadecimal, as `seen.json` lists them.
 pub type SeenMembers = BTreeMap<String, Seen>;
 
+/// How many links there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub links: usize,
+    /// Those with an unanswered ping, which carry nothing as long as that lasts.
+    pub silent: usize,
+}
+
 /// The file that keeps them through a restart.
 pub const FILE: &str = "seen.json";
 /// Interval between two times that it is written.
@@ -168,9 +177,10 @@ impl ServedLinks {
         own
     }
 
-    /// The number of links, and at most `limit` of them: those with the most tunnels first, then the oldest.
-    pub fn busiest(&self, limit: usize) -> (usize, Vec<LinkSeen>) {
+    /// How many links there are, and at most `limit` of them: those with the most tunnels first, then the oldest.
+    pub fn busiest(&self, limit: usize) -> (Counts, Vec<LinkSeen>) {
         let table = self.lock();
+        let is_silent = |link_state: &LinkState| *link_state.suspect().borrow();
         let mut links: Vec<_> = table.links.iter().collect();
         links.sort_by_key(|(number, (_, _, link_state))| (Reverse(link_state.tunnels()), **number));
         let shown = links.iter().take(limit).map(|(_, (client, address, link_state))| {
@@ -179,7 +189,7 @@ impl ServedLinks {
                 id: client.id.short(),
                 name: client.name.to_string(),
                 address: address.to_string(),
-                state: "accepted".into(),
+                state: if is_silent(link_state) { "suspect" } else { "accepted" }.into(),
                 age: link_state.age().as_secs_f64(),
                 tunnels: link_state.tunnels(),
                 sent,
@@ -187,7 +197,8 @@ impl ServedLinks {
                 round_trip: link_state.round_trip().map(|time| time.as_secs_f64()),
             }
         });
-        (links.len(), shown.collect())
+        let silent = links.iter().filter(|(_, (.., link_state))| is_silent(link_state)).count();
+        (Counts { links: links.len(), silent }, shown.collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -260,10 +271,10 @@ mod tests {
         let client = |id| PeerIdentity { id: NodeId([id; 16]), name: "mill-7".into() };
         let _idle = links.enter(client(1), address, idle);
         let second = links.enter(client(2), address, busy);
-        let (count, shown) = links.busiest(1);
-        assert_eq!((count, shown[0].id.as_str(), shown[0].tunnels), (2, "02020202", 1));
+        let (counts, shown) = links.busiest(1);
+        assert_eq!((counts.links, shown[0].id.as_str(), shown[0].tunnels), (2, "02020202", 1));
         drop(second);
-        let (count, shown) = links.busiest(9);
-        assert_eq!((count, shown[0].id.as_str()), (1, "01010101"));
+        let (counts, shown) = links.busiest(9);
+        assert_eq!((counts, shown[0].id.as_str()), (Counts { links: 1, silent: 0 }, "01010101"));
     }
 }

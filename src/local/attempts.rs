@@ -84,6 +84,11 @@ impl Attempts {
         self.0.iter().any(|attempt| attempt.address == address)
     }
 
+    /// Whether the last dial of this address failed later than at this time.
+    pub(super) fn has_failed_since(&self, address: SocketAddr, time: Instant) -> bool {
+        self.0.iter().any(|attempt| attempt.address == address && attempt.at > time)
+    }
+
     /// Forgets all of them.
     pub(super) fn clear(&mut self) {
         self.0.clear();

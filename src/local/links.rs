@@ -148,13 +148,23 @@ impl Links {
         self.directory.suspect(address, Instant::now());
     }
 
-    /// Why no connection gets out, as a sentence: what each gateway without a way out has said, and why the others were not
-    /// reached; `None` once one was.
+    /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link to a
+    /// gateway that does not announce that it serves nobody.
+    pub fn idle_trouble(&self) -> Option<String> {
+        let withdrawn = self.withdrawn(Instant::now());
+        let is_cut_off = |link: &Link| withdrawn.contains_key(&link.gateway.id);
+        self.up.borrow().iter().all(is_cut_off).then(|| self.trouble())?
+    }
+
+    /// Why no connection gets out, as a sentence: what each gateway without a way out has said, what others announce, and why the
+    /// rest was not reached; `None` once a connection got out.
     pub fn trouble(&self) -> Option<String> {
-        let lost = locked(&self.without_way_out).clone();
+        let now = Instant::now();
+        let mut lost = self.withdrawn(now);
+        lost.extend(locked(&self.without_way_out).iter().map(|(id, (_, why))| (*id, why.clone())));
         let known: Vec<_> = lost.keys().copied().collect();
-        let failed = locked(&self.attempts).telling(&known, Instant::now());
-        let mut told: Vec<String> = lost.into_values().map(|(_, why)| why).collect();
+        let failed = locked(&self.attempts).telling(&known, now);
+        let mut told: Vec<String> = lost.into_values().collect();
         told.extend(failed);
         let more = told.len().saturating_sub(MAX_TOLD);
         told.truncate(MAX_TOLD);
@@ -164,6 +174,31 @@ impl Links {
             1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
             more => Some(format!("{}; and {more} more gateways", told.join("; "))),
         }
+    }
+
+    /// The gateways that announce that they serve nobody, and why.
+    fn withdrawn(&self, now: Instant) -> BTreeMap<NodeId, String> {
+        let (mut all, attempts) = (BTreeMap::new(), locked(&self.attempts));
+        for gateway in self.directory.ranked(now) {
+            // It may have died since.
+            if gateway.heard.is_some_and(|heard| attempts.has_failed_since(gateway.link, heard)) {
+                continue;
+            }
+            let reach = gateway.advert.as_ref().map(|advert| advert.reach);
+            let (Some(id), Some(state)) = (gateway.id, gateway.state(now)) else { continue };
+            let why = match state {
+                _ if id == self.own => continue,
+                State::Active | State::Standby => continue,
+                State::Draining => "is about to stop, or in maintenance",
+                State::Withdrawn if reach == Some(Reach::Reachable) => {
+                    "is in maintenance ('laneway drain --undo' there ends it)"
+                }
+                State::Withdrawn => "announces that it has no way out ('laneway doctor' there says why)",
+            };
+            let name = self.directory.telemetry().names.of(id);
+            all.entry(id).or_insert_with(|| format!("gateway {name} {why}"));
+        }
+        all
     }
 
     /// Notes that a connection got out through this gateway.

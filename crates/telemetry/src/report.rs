@@ -140,14 +140,11 @@ pub fn situation(snapshot: &Snapshot) -> String {
         Some(state) => format!("{state} gateway, "),
         None => String::new(),
     };
-    match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
-        (true, _, _) => {
-            let clients = snapshot.clients_in_all;
-            format!("{state}{}, serves {}", way_out(snapshot), counted(clients as u64, "client"))
-        }
-        (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.name, link.address),
-        (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
-        (_, _, None) => match unreached(snapshot) {
+    match (node.goes_direct, &snapshot.trouble, snapshot.links.first()) {
+        (true, ..) => format!("{state}{}, {}", way_out(snapshot), clients(snapshot)),
+        (_, Some(trouble), _) => format!("{state}no gateway: {trouble}"),
+        (_, None, Some(link)) => format!("{state}linked to gateway {} at {}", link.name, link.address),
+        (_, None, None) => match unreached(snapshot) {
             Some(servers) => {
                 format!(
                     "{state}no gateway to {servers} has answered yet, and this node cannot reach them either"
@@ -155,6 +152,21 @@ pub fn situation(snapshot: &Snapshot) -> String {
             }
             None => format!("{state}no gateway has answered yet"),
         },
+    }
+}
+
+/// How many clients a gateway serves. Those that leave a ping unanswered are not served, as while the cable to them is out; nor, but
+/// for what they have open, are those of a gateway in maintenance.
+fn clients(snapshot: &Snapshot) -> String {
+    let (all, silent) = (snapshot.clients_in_all, snapshot.clients_silent);
+    let count = |clients: usize| counted(clients as u64, "client");
+    match (snapshot.node.in_maintenance, silent) {
+        (true, _) => format!("has links of {} and takes no new connections of theirs", count(all)),
+        (false, 0) => format!("serves {}", count(all)),
+        (false, 1) => format!("serves {}; 1 more does not answer", count(all.saturating_sub(1))),
+        (false, _) => {
+            format!("serves {}; {silent} more do not answer", count(all.saturating_sub(silent)))
+        }
     }
 }
 
@@ -277,7 +289,10 @@ fn client_row(link: &LinkSeen) -> [String; 8] {
         String::new(),
         link.name.clone(),
         link.address.clone(),
-        age(link.age),
+        match link.state.as_str() {
+            "suspect" => format!("{}, suspect", age(link.age)),
+            _ => age(link.age),
+        },
         link.tunnels.to_string(),
         bytes(link.sent),
         bytes(link.received),
@@ -444,11 +459,29 @@ mod tests {
         assert!(situation(&snapshot).ends_with("connects to servers itself, serves 1 client"));
         snapshot.node.reach = Some("reachable".into());
         assert!(situation(&snapshot).ends_with("reaches servers directly, serves 1 client"));
+        snapshot.clients_silent = 1;
+        assert!(situation(&snapshot).ends_with(", serves 0 clients; 1 more does not answer"));
+        (snapshot.clients_in_all, snapshot.clients_silent) = (3, 2);
+        assert!(situation(&snapshot).ends_with(", serves 1 client; 2 more do not answer"));
+        snapshot.node.in_maintenance = true;
+        assert!(
+            situation(&snapshot).ends_with("has links of 3 clients and takes no new connections of theirs")
+        );
+        snapshot.node.in_maintenance = false;
+        (snapshot.clients_in_all, snapshot.clients_silent) = (1, 0);
         snapshot.node.reach = Some("not probed".into());
         assert!(situation(&snapshot).contains("unproved: no server has answered yet, serves"));
         snapshot.servers.clear();
         let unproved = "unproved: nothing beyond its networks has answered yet, serves 1 client";
         assert!(situation(&snapshot).ends_with(unproved));
+    }
+
+    #[test]
+    fn a_link_to_a_gateway_that_serves_nobody_is_no_way_out() {
+        let mut snapshot = super::super::snapshot::example();
+        assert!(situation(&snapshot).contains("linked to gateway"));
+        snapshot.trouble = Some("gateway mill-7 is in maintenance".into());
+        assert!(situation(&snapshot).ends_with("no gateway: gateway mill-7 is in maintenance"));
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub clients: Vec<LinkSeen>,
     /// The number of all links of clients.
     pub clients_in_all: usize,
+    /// The number of those with an unanswered ping, which carry nothing as long as that lasts.
+    #[serde(default)]
+    pub clients_silent: usize,
     /// Connections of local apps.
     pub apps: Usage,
     /// Connections that this node carries for clients.
@@ -501,6 +504,7 @@ pub fn example() -> Snapshot {
         links: vec![link("7c1e09ab", "active"), link("b2f04d17", "standby")],
         clients: vec![],
         clients_in_all: 0,
+        clients_silent: 0,
         apps: Usage { open: 1, opened: 3, sent: 1000, received: 12_300_000, destinations: vec![destination] },
         served: Usage::default(),
         history: vec![Rates { apps_received: 12_300_000, ..Rates::default() }],

@@ -81,6 +81,16 @@ fn apps_are_told_of_all_gateways_that_are_drained_or_dead(lab: &Lab) {
     let mut fleet = lab.fleet_with(2, &[], &["--hold", "1"]);
     fleet.serving();
     fleet.gateways.iter().for_each(|gateway| drop(laneway(&gateway.host, &["drain"]).success()));
+    // The status says the same before an app has asked: a link to a gateway that serves nobody is no way out.
+    let told =
+        |name: &str| format!("gateway {name} is in maintenance ('laneway drain --undo' there ends it)");
+    wait_until("the status to tell that both are drained", || {
+        let text = laneway(&fleet.client, &["status"]).success().text();
+        let line = text.lines().nth(1).unwrap_or_default();
+        assert!(!line.contains("cannot connect"), "an address that only gateways reach: {text}");
+        line.contains("no gateway: ") && line.contains(&told("g1")) && line.contains(&told("g2"))
+    });
+    assert!(status(&fleet.client).gateways.iter().all(|gateway| !gateway.is_used));
     let said = |client: &Host| client.curl(&[&HTTP[..], &["http://10.88.0.100/"]].concat()).text();
     let drained =
         |name: &str| format!("gateway {name} is in maintenance ('laneway drain --undo' there ends it)");

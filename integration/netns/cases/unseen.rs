@@ -24,6 +24,10 @@ pub(super) const CASES: &[Case] = &[
         an_address_that_is_gone_and_a_standby_that_hangs,
     ),
     ("unseen::a_gateway_whose_cable_is_out", a_gateway_whose_cable_is_out),
+    (
+        "unseen::a_way_out_that_is_dead_is_blamed_before_the_name_servers_behind_it",
+        a_way_out_that_is_dead_is_blamed_before_the_name_servers_behind_it,
+    ),
     ("unseen::a_gateway_that_was_started_in_maintenance", a_gateway_that_was_started_in_maintenance),
     ("unseen::a_disk_that_takes_nothing_more", a_disk_that_takes_nothing_more),
     (
@@ -98,8 +102,14 @@ fn name_servers_of_a_gateway_that_do_not_answer(lab: &Lab) {
 }
 
 fn a_gateway_whose_cable_is_out(lab: &Lab) {
-    let (_origin, g1, _c1, _group) = healthy(lab);
+    let (_origin, g1, c1, group) = healthy(lab);
+    let _client = group.client(&c1, &[]);
+    wait_until("it to have a client", || status(&g1).clients_in_all == 1);
+    let served = |text: &str| laneway(&g1, &["status"]).text().contains(text);
+    assert!(served(", serves 1 client\n"));
     lab.plug("g1", false);
+    // Before its link is given up.
+    wait_until("the client not to count as served", || served(", serves 0 clients; 1 more does not answer"));
     let diagnosis = diagnose(&g1, &[]);
     let words = ["lan has 10.77.0.21/24, and no carrier", "connect its cable"];
     blames(&diagnosis, "interfaces", &words);
@@ -210,6 +220,50 @@ fn a_standby_whose_uplink_died_a_moment_ago(lab: &Lab) {
         "{}",
         diagnosis.text
     );
+}
+
+/// First the link, then the route, then the way out, then names: what follows from an earlier fault says so, and its hint is not the
+/// first.
+fn a_way_out_that_is_dead_is_blamed_before_the_name_servers_behind_it(lab: &Lab) {
+    let _web = lab.web(who);
+    let g1 = lab.gateway("g1");
+    init(&g1);
+    g1.set(
+        "APT_CONFIG",
+        lab.write("g1.apt", "Dir::Etc::main \"/-\";\nDir::Etc::parts \"/-\";\n").to_str().unwrap(),
+    );
+    // Behind the router 10.88.0.100, which passes nothing on.
+    let route = "route add 10.99.0.0/24 via 10.88.0.100";
+    g1.ip(route);
+    name_servers(&g1, "nameserver 10.99.0.53\n");
+    let _node = up(&g1, &["--role", "gateway"]);
+    wait_until("it to be a gateway", || status(&g1).node.state.is_some());
+    let up_first =
+        "bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get 10.99.0.53' the route";
+    // Nothing else is known of the uplink, so either may be at fault.
+    let unknown = diagnose(&g1, &[]);
+    let hint = unknown.hint("name servers");
+    assert!(hint.starts_with(up_first) && hint.contains("/etc/resolv.conf"), "{}", unknown.text);
+    // With an answer from beyond the uplink, the name server is.
+    g1.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/"]).success();
+    wait_until("the answer to count", || status(&g1).node.proof.is_some());
+    let proved = diagnose(&g1, &[]);
+    assert!(proved.hint("name servers").starts_with("a line 'nameserver"), "{}", proved.text);
+    let follows = |diagnosis: &Diagnosis, words: &[&str]| {
+        assert!(!diagnosis.layers("wrong").contains(&"name servers"), "{}", diagnosis.text);
+        assert!(diagnosis.text.contains("that follows from the way out"), "{}", diagnosis.text);
+        let said = diagnosis.said("way out");
+        words.iter().for_each(|word| assert!(said.contains(word), "no {word:?} in {}", diagnosis.text));
+        assert!(!said.contains("resolv.conf"), "{said}");
+    };
+    let age = || status(&g1).node.proof.map_or(0.0, |proof| proof.ago);
+    wait_until("the answer to be some seconds old", || age() > 6.0);
+    g1.filter("iif out drop");
+    follows(&diagnose(&g1, &[]), &["ip route get 10.88.0.100"]);
+    g1.filter("");
+    g1.ip("route del 10.99.0.0/24");
+    g1.ip("address del 10.88.0.21/24 dev out");
+    follows(&diagnose(&g1, &[]), &["bring the uplink up"]);
 }
 
 /// Its address is remembered, and says nothing about this group.

@@ -54,7 +54,7 @@ fn header(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, notice: Option
     ]);
     let how = match notice {
         Some(notice) => Line::from(format!(" {notice}")).red().bold(),
-        None if node.goes_direct || !snapshot.links.is_empty() => {
+        None if node.goes_direct || !snapshot.links.is_empty() && snapshot.trouble.is_none() => {
             Line::from(format!(" {}", situation(snapshot))).green()
         }
         None => Line::from(format!(" {}", situation(snapshot))).yellow(),

@@ -71,6 +71,11 @@ function way({ node, servers }) {
   return node.reach ? `reaches servers directly${last}` : "connects to servers itself";
 }
 
+function clients({ clients_in_all: all, clients_silent: silent }) {
+  const served = `serves ${plural(all - silent, "client")}`;
+  return silent === 0 ? served : `${served}; ${silent} more ${silent === 1 ? "does" : "do"} not answer`;
+}
+
 function header(seen) {
   const { node, links, trouble } = seen;
   say(at("name"), node.name);
@@ -81,10 +86,10 @@ function header(seen) {
     node.is_draining ? ["wait", "stopping: no new connections"]
     : node.is_removed ? ["bad", "removed from the group: no member accepts its links"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
-    : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, serves ${plural(seen.clients_in_all, "client")}`]
+    : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, ${clients(seen)}`]
+    : trouble ? ["bad", `no gateway: ${trouble}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
-    : trouble ? ["bad", `no gateway: ${trouble}`]
     : seen.servers.length > 0
       ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node cannot reach them either`]
     : ["bad", "no gateway has answered yet"];
