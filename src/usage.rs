@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
@@ -279,7 +280,11 @@ fn takes(command: &Command, long: &str) -> bool {
 }
 
 fn invalid(why: String, near: Option<String>, otherwise: &str) -> Problem {
-    let hint = near.map_or_else(|| otherwise.to_owned(), |near| format!("{near}; {otherwise}"));
+    let hint = match near {
+        Some(near) if near.ends_with('?') => format!("{near} {otherwise}"),
+        Some(near) => format!("{near}; {otherwise}"),
+        None => otherwise.to_owned(),
+    };
     Problem::usage("the command line is not valid").after(Problem::usage(why)).hint(hint)
 }
 
@@ -318,12 +323,33 @@ fn value(error: &clap::Error, at: &NamedCommand<'_>, arguments: &[OsString]) -> 
         true => format!("it is written {named}"),
         false => rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     });
-    let example = example(long).map(|example| match variable {
+    let fixed = given.as_deref().and_then(in_brackets);
+    let example = fixed.as_deref().or(example(long)).map(|example| match variable {
         Some(variable) => format!("write it like {variable}={example}, or unset it; "),
         None => format!("write it like {flag} {example}; "),
     });
-    let help = format!("{}'{} --help' describes it", example.unwrap_or_default(), at.path);
+    let is_url = given.as_deref().is_some_and(|given| given.contains("://"));
+    let other = match long {
+        "server" if is_url && at.path.ends_with(" up") => {
+            "name the host and port of the server itself, and the proxy on the way to it with --upstream http://HOST:PORT; "
+        }
+        _ => "",
+    };
+    let help = format!("{other}{}'{} --help' describes it", example.unwrap_or_default(), at.path);
     Problem::usage(what).after(Problem::usage(why)).hint(help)
+}
+
+/// An IPv6 address and a port that lack the brackets, with them. The last number is taken for the port if what is before it is an
+/// address.
+fn in_brackets(given: &str) -> Option<String> {
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    match given.rsplit_once(':') {
+        Some((host, port)) if is_address(host) && port.parse::<u16>().is_ok() => {
+            Some(format!("[{host}]:{port}"))
+        }
+        _ if is_address(given) => Some(format!("[{given}]:PORT")),
+        _ => None,
+    }
 }
 
 /// The option without the name of its value.

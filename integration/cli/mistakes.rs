@@ -21,7 +21,7 @@ fn explained(output: &Output, what: &str, why: &str, hint: &str) {
 fn a_mistyped_command_or_option_is_answered_with_the_one_that_was_meant() {
     let invalid = "the command line is not valid";
     for (line, why, hint) in [
-        ("upp", "there is no command 'upp'", "did you mean 'up'?"),
+        ("upp", "there is no command 'upp'", "did you mean 'up'? 'laneway --help' lists the commands"),
         ("stauts", "there is no command 'stauts'", "did you mean 'status'?"),
         ("frobnicate", "there is no command 'frobnicate'", "'laneway --help' lists the commands"),
         ("ca exprot f", "there is no command 'exprot'", "did you mean 'export'?"),
@@ -62,6 +62,15 @@ fn a_wrong_value_is_answered_with_the_form_that_the_option_takes() {
         ("up --dns 127.0.0.1", "--dns", "not an address and a port", "--dns 127.0.0.1:53"),
         ("up --server 10.0.0.5", "--server", "HOST:PORT", "--server 10.0.0.5:80"),
         ("up --server http://10.0.0.5/", "--server", "without http://", "--server 10.0.0.5:80"),
+        (
+            "up --server https://10.0.0.1:3128",
+            "--server",
+            "without http://",
+            "the proxy on the way to it with --upstream http://HOST:PORT",
+        ),
+        ("up --server fe80::1:80", "--server", "in brackets", "write it like --server [fe80::1]:80"),
+        ("up --server 2001:db8::", "--server", "in brackets", "write it like --server [2001:db8::]:PORT"),
+        ("up --gateway fd00::1:7420", "--gateway", "in brackets", "write it like --gateway [fd00::1]:7420"),
         (
             "up --gateway 10.0.0.5:port",
             "--gateway",

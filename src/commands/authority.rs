@@ -7,7 +7,7 @@ use super::sightings::{Sightings, Where};
 use super::{beside, progress, removal, say};
 use crate::net;
 use crate::problem::Problem;
-use crate::sys::state::{StateDir, create_private};
+use crate::sys::state::{StateDir, create_private, quoted};
 use crate::trust::authority::{self, Authority, Copies, Names, Removed};
 use crate::trust::group::Group;
 use crate::trust::name::WantedName;
@@ -133,7 +133,10 @@ pub async fn rotate(state: &StateDir) -> Result<(), Problem> {
     let authority = load(state)?;
     removal::refuse(state).await?;
     authority.rotate()?;
-    say("The discovery key is replaced; the old one remains valid for 24 hours.");
+    say("The discovery key, by which machines of the group find each other, is replaced.");
+    say(
+        "The old one is accepted for another 24 hours, so that machines that are off now still find the group.",
+    );
     print_propagation();
     Ok(())
 }
@@ -162,7 +165,7 @@ impl Ca {
 
 fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     let bytes = load(state)?.export()?;
-    let shown = file.display();
+    let shown = quoted(file);
     let failed = |error: io::Error| {
         let problem = Problem::new(format!("cannot write {shown}"));
         match error.kind() {
@@ -195,7 +198,7 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     say(
         "Both machines then hold the key. To move the key instead of copying it, delete it here afterwards:\n",
     );
-    say(format_args!("    rm {}", state.file("ca.key").display()));
+    say(format_args!("    rm {}", quoted(&state.file("ca.key"))));
     Ok(())
 }
 
@@ -209,7 +212,7 @@ fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Proble
             io::ErrorKind::PermissionDenied => "run this as the user who owns the file, or as root",
             _ => "copy the file here again, complete and unchanged",
         };
-        Problem::new(format!("cannot read {}", file.display())).because(error).hint(hint)
+        Problem::new(format!("cannot read {}", quoted(file))).because(error).hint(hint)
     };
     let mut bytes = Vec::new();
     let source = std::fs::File::open(file).map_err(failed)?;
@@ -225,6 +228,6 @@ fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Proble
         "A node that runs here uses the key within a second; if none runs, start 'laneway up'. It then admits machines with a code \
          of 'laneway invite'.",
     );
-    say(format_args!("Delete {}: it contains the key, too.", file.display()));
+    say(format_args!("Delete {}: it contains the key, too.", quoted(file)));
     Ok(())
 }

@@ -21,9 +21,12 @@ const SURVEY_TIME: Duration = Duration::from_millis(1200);
 pub(super) async fn named<T>(gateways: &[Target]) -> Result<BTreeMap<SocketAddr, Option<T>>, Problem> {
     let mut found = BTreeMap::new();
     for gateway in gateways {
-        let addresses = net::lookup(&gateway.to_string())
-            .await
-            .map_err(|error| Problem::new(format!("the gateway {gateway} has no address")).because(error))?;
+        let addresses = net::lookup(&gateway.to_string()).await.map_err(|error| {
+            let problem = Problem::new(format!("the gateway {gateway} has no address")).because(error);
+            problem.hint(
+                "'laneway discover' shows the addresses of gateways: a member's name in the group is not its host name",
+            )
+        })?;
         found.extend(addresses.into_iter().map(|address| (address, None)));
     }
     Ok(found)

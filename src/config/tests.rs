@@ -101,7 +101,8 @@ fn a_file_that_never_ends_or_waits_for_a_writer_is_refused() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
     for path in [Path::new("/dev/zero"), &fifo, directory.path()] {
         let problem = Config::of_flags(&[], Some(path)).unwrap_err().to_string();
-        assert!(problem.contains("caused by: not a regular file"), "{problem}");
+        let why = if path.is_dir() { "it is a directory" } else { "not a regular file" };
+        assert!(problem.contains(&format!("caused by: {why}")), "{problem}");
     }
     let large = directory.path().join("large.toml");
     std::fs::write(&large, vec![b'#'; usize::try_from(MAX_FILE).unwrap() + 1]).unwrap();

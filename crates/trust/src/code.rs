@@ -57,7 +57,8 @@ impl CodeError {
             Self::NotACode => {
                 format!("a code starts with {PREFIX}: 'laneway init' or 'laneway invite' prints it")
             }
-            Self::Damaged => "copy the whole line that 'laneway init' or 'laneway invite' printed".into(),
+            Self::Damaged => "copy the whole line that 'laneway init' or 'laneway invite' printed; capital and small letters differ"
+                .into(),
             Self::Newer => "update laneway on this machine".into(),
         })
     }
@@ -97,14 +98,20 @@ impl fmt::Display for JoinCode {
 impl FromStr for JoinCode {
     type Err = CodeError;
 
-    /// Parses a code as people paste it, including after the words `laneway join`, before a comment, or broken into lines.
+    /// Parses a code as people paste it: after the words `laneway join`, before a comment, in quotation marks or brackets, broken
+    /// into lines or quoted by a mail program (`>`, and `=` at the ends of lines). The checksum refuses what was changed.
     fn from_str(text: &str) -> Result<Self, CodeError> {
         let before_comment = text.split('#').next().unwrap_or_default();
-        let code: String =
-            before_comment.split_whitespace().skip_while(|word| !word.starts_with("lw")).collect();
-        let Some(encoded) = code.strip_prefix(PREFIX) else {
-            return Err(if is_later_prefix(&code) { CodeError::Newer } else { CodeError::NotACode });
+        let Some((_, rest)) = before_comment.split_once(PREFIX) else {
+            let mut words = before_comment.split_whitespace();
+            return Err(match words.find(|word| word.starts_with("lw")) {
+                Some(word) if is_later_prefix(word) => CodeError::Newer,
+                _ if before_comment.to_ascii_lowercase().contains(PREFIX) => CodeError::Damaged,
+                _ => CodeError::NotACode,
+            });
         };
+        let is_part = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let encoded: String = rest.chars().filter(is_part).collect();
         let bytes = URL_SAFE_NO_PAD.decode(encoded).ok().ok_or(CodeError::Damaged)?;
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or(CodeError::Damaged)?;
         if crc32fast::hash(body).to_be_bytes() != *checksum {
@@ -191,6 +198,12 @@ mod tests {
             format!("laneway join {start}\n{end}"),
             format!("laneway join {text}\n# The code is good for one machine, for 24 hours.\n"),
             format!("laneway join {start}\r\n    {end}\r\n"),
+            format!("> laneway join {start}\n> {end}\n"),
+            format!("laneway join {start}=\r\n{end}"),
+            format!("Run \u{201c}laneway join {text}\u{201d}."),
+            format!("<{text}>"),
+            format!("`{text}`"),
+            format!("https://{start}\u{200b}{end}"),
         ] {
             assert_eq!(pasted.parse(), Ok(code()), "{pasted}");
         }
@@ -203,6 +216,9 @@ mod tests {
             assert_eq!(not.parse::<JoinCode>(), Err(CodeError::NotACode), "{not}");
         }
         assert_eq!("lw1.".parse::<JoinCode>(), Err(CodeError::Damaged));
+        assert_eq!(text.to_uppercase().parse::<JoinCode>(), Err(CodeError::Damaged));
+        assert_eq!(text.to_lowercase().parse::<JoinCode>(), Err(CodeError::Damaged));
+        assert_eq!(format!("{text} and more").parse::<JoinCode>(), Err(CodeError::Damaged));
         assert_eq!(text.replace("lw1.", "lw2.").parse::<JoinCode>(), Err(CodeError::Newer));
         let mut later = vec![VERSION + 1; 20];
         later.extend(crc32fast::hash(&later).to_be_bytes());

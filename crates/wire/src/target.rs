@@ -174,13 +174,17 @@ pub fn configured(text: &str) -> Result<Target, TargetError> {
     if is_odd { Err(TargetError::Address) } else { Ok(target) }
 }
 
-/// The same, with this port if the text is only a host. An IPv6 address needs brackets only in front of a port.
+/// The same, with this port if the text is only a host. An IPv6 address needs brackets only in front of a port; without them, one that
+/// ends with that port is refused, because the port was meant to be one.
 ///
 /// # Errors
 /// Those of [`configured`].
 pub fn configured_with(text: &str, default_port: u16) -> Result<Target, TargetError> {
     if let Ok(ip) = text.parse::<std::net::Ipv6Addr>() {
-        return Ok(SocketAddr::new(ip.into(), default_port).into());
+        return match text.strip_suffix(&format!(":{default_port}")) {
+            Some(_) => Err(TargetError::Form),
+            None => Ok(SocketAddr::new(ip.into(), default_port).into()),
+        };
     }
     match text.contains(':') && !text.ends_with(']') {
         true => configured(text),
@@ -268,7 +272,8 @@ mod tests {
         ] {
             assert_eq!(configured_with(text, 7420).unwrap().to_string(), means, "{text}");
         }
-        for bad in ["", "a:", "a:b", "10.0.0.l", "10.0.1", "a/b", "[fd00::1", "gw.example:0"] {
+        for bad in ["", "a:", "a:b", "10.0.0.l", "10.0.1", "a/b", "[fd00::1", "gw.example:0", "fd00::1:7420"]
+        {
             assert!(configured_with(bad, 7420).is_err(), "{bad}");
         }
     }

@@ -170,8 +170,10 @@ fn refuse_if_open(path: &Path, mode: u32, wanted: &str) -> Result<(), StateError
 /// Opening a FIFO waits for a writer, and a device may never end: neither may stop a node that reads its files again.
 pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    match file.metadata()?.is_file() {
+    let found = file.metadata()?;
+    match found.is_file() {
         true => Ok(file),
+        false if found.is_dir() => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a directory")),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
 }

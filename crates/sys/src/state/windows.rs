@@ -138,7 +138,7 @@ fn refuse_if_open(path: &Path, file: &File, rights: &str) -> Result<(), StateErr
 pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     let file = File::open(path).or_else(|error| match fs::metadata(path) {
         // Windows refuses to open a directory with "access denied".
-        Ok(found) if found.is_dir() => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        Ok(found) if found.is_dir() => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a directory")),
         _ => Err(error),
     })?;
     match file.metadata()?.is_file() {
