@@ -59,7 +59,8 @@ enum Command {
     Leave(leave::Leave),
     /// Remove a member from the group: its links are closed, and it cannot make new ones
     Revoke(authority::Revoke),
-    /// Replace the discovery key, in case someone outside the group knows it
+    /// Replace the discovery key, by which machines find each other, in case someone outside the group knows it; the old one is
+    /// accepted for 24 hours more
     Rotate,
     /// Back up the group's key, or copy or move it to another machine
     #[command(subcommand)]

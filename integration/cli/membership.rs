@@ -178,7 +178,8 @@ fn a_machine_joins_through_the_link_port_and_a_used_code_is_refused_with_a_hint(
     // As people paste it, with the words before the code.
     let output =
         second.laneway(["join", "laneway", "join", &code, "--gateway", &link, "--name", "kiosk"]).success();
-    assert!(output.stdout.contains("Joined the group 'lan' as 'kiosk', a client."), "{output}");
+    let said = "Joined the group 'lan' as 'kiosk': it is a client only, and never a gateway.";
+    assert!(output.stdout.contains(said), "{output}");
     assert_eq!(mode(&second.state()), 0o700);
     let joined = files(&second.state());
     assert!(joined.iter().all(|(name, mode)| *mode == 0o600 && name != "ca.key"), "{joined:?}");

@@ -20,8 +20,22 @@ use crate::sys::tools;
 use crate::telemetry::report;
 use crate::trust::membership::Membership;
 
+/// What the columns mean.
+const COLUMNS: &str = "\
+Columns:
+  STATE         active: new connections go over it; standby: it takes over if an active one fails;
+                draining: it takes no new connections; withdrawn: it reaches no server, or is in
+                maintenance
+  CAPACITY      how fast its processors can encrypt, or the best rate that it has carried
+  MACHINE LOAD  the highest of the shares in use of its connections, its capacity and its
+                processors, which all programs of that machine use
+  TUNNELS       connections that it carries for clients
+  RTT           how long its answer took
+  SERVER        whether it reaches its servers, or hosts beyond the LAN";
+
 /// `laneway discover`
 #[derive(Debug, clap::Args)]
+#[command(after_help = COLUMNS)]
 pub struct Discover {
     /// How long to collect answers, such as 2s; a number without a unit is in seconds
     #[arg(long, value_name = "TIME", default_value = "1200ms", value_parser = wait)]

@@ -196,10 +196,10 @@ impl Join {
         group::remember_membership(&state, &group)?;
         remembered::add(&state, signer);
         let role = match group.node.role {
-            Role::Client => "a client",
-            Role::Gateway => "a full node",
+            Role::Client => "it is a client only, and never a gateway",
+            Role::Gateway => "it may be a gateway or a client",
         };
-        say(format_args!("Joined the group '{}' as '{}', {role}.", group.name, group.node.name));
+        say(format_args!("Joined the group '{}' as '{}': {role}.", group.name, group.node.name));
         if is_numbered(&group.node.name, name.name()) {
             say(format_args!(
                 "Another member already has the name '{0}'. If that is an earlier installation of this machine, remove it on the \

@@ -176,10 +176,12 @@ impl Parts {
         conf.servers.retain(|server| !own.contains(server));
         if conf.servers.is_empty() && all > 0 && serves {
             tracing::warn!(
-                "the only name server of this machine is this node itself: as a gateway it resolves no names"
+                "/etc/resolv.conf names no name server but this node's own (--dns): as a gateway it cannot resolve names for clients"
             );
         } else if conf.servers.is_empty() && all > 0 {
-            tracing::info!("this machine has no name server but this node: the gateway resolves the names");
+            tracing::info!(
+                "/etc/resolv.conf names no name server but this node's own (--dns): gateways resolve the names"
+            );
         }
         Self {
             servers: NameServers::new(&conf),

@@ -50,8 +50,9 @@ pub struct Options {
     /// Let browsers that use the local port's /proxy.pac connect directly when the proxy does not answer
     #[arg(long, env = "LANEWAY_PAC_DIRECT")]
     pub pac_direct: bool,
-    /// A registry that tools reach at the local port without a proxy, fetched by a gateway and shared through its cache:
-    /// apt/NAME, pypi, npm, crates or oci, with its URL; repeatable. 'laneway env --fronts' prints what to tell each tool
+    /// A registry that tools on this machine reach at its local port without a proxy, fetched by a gateway and shared through
+    /// its cache: apt/NAME, pypi, npm, crates or oci, with its URL; repeatable. 'laneway env --fronts' prints what to tell
+    /// each tool
     #[arg(long, env = "LANEWAY_FRONT", value_name = "KIND=URL", value_delimiter = ',')]
     pub front: Vec<Upstream>,
     /// Download each file over one gateway only. Otherwise the pieces of a large one come over all gateways that reach the

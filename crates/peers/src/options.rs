@@ -35,8 +35,8 @@ pub struct Options {
     /// Number of gateways of the group that are active at a time
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]
     pub active: u16,
-    /// Preference for this node as a gateway, in percent of its measured capacity; with 0 it is the last resort: it serves
-    /// only while there is no other gateway
+    /// Preference for this node as a gateway, in percent of its measured capacity. 0 makes it the last resort, as for a line
+    /// that is charged by the byte: it serves only while there is no other gateway
     #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT", value_parser = percent, default_value = "100")]
     pub weight: u16,
     /// How the active gateways are chosen
