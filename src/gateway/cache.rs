@@ -391,29 +391,15 @@ mod tests {
     use super::*;
     use crate::cache::draft::Draft;
     use crate::memory::Budget;
-    use crate::wire::http::Fields;
 
     /// A cache with one response, and the id and the digests of that.
     fn lab(directory: &tempfile::TempDir) -> (Arc<Cache>, u64, [Digest; 2]) {
         let reserve = Budget::new(1 << 30).reserve();
         let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, reserve).unwrap();
-        let (body, now) = (b"some bytes".repeat(100_000), SystemTime::now());
+        let body = b"some bytes".repeat(100_000);
         let mut draft = Draft::new(&store).unwrap();
         draft.append(&body).unwrap();
-        let stored = Stored {
-            uri: "http://h/f".into(),
-            status: 200,
-            reason: b"OK".to_vec(),
-            fields: Fields::default(),
-            selecting: Vec::new(),
-            requested: now,
-            received: now,
-            total: body.len() as u64,
-            parts: Vec::new(),
-            pieces: Vec::new(),
-            digests: Vec::new(),
-            source: None,
-        };
+        let stored = Stored::of_body("http://h/f".into(), body.len() as u64, SystemTime::now());
         let (id, _) = draft.store(stored).unwrap();
         let digests = [("sha256", 64), ("sha512", 128)].map(|(algorithm, digits)| {
             let mut hasher = Digest::parse(&format!("{algorithm}:{}", "0".repeat(digits))).unwrap().hasher();

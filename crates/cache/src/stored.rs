@@ -80,6 +80,25 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// A 200 of which only the body matters, of `total` bytes: it has no fields, and nothing of the body is stored yet.
+    #[must_use]
+    pub fn of_body(uri: String, total: u64, received: SystemTime) -> Self {
+        Self {
+            uri,
+            status: 200,
+            reason: b"OK".to_vec(),
+            fields: Fields::default(),
+            selecting: Vec::new(),
+            requested: received,
+            received,
+            total,
+            parts: Vec::new(),
+            pieces: Vec::new(),
+            digests: Vec::new(),
+            source: None,
+        }
+    }
+
     /// Whether the whole body is stored.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -7,7 +7,6 @@ use laneway::cache::stored::Stored;
 use laneway::link::tls::pieces_client;
 use laneway::memory::Budget;
 use laneway::sharing::DIRECTORY;
-use laneway::wire::http::Fields;
 use laneway::wire::sharing::PIECE;
 use std::path::Path;
 use std::time::SystemTime;
@@ -27,22 +26,8 @@ fn keep(state: &Path) {
     for number in 0..KEPT {
         draft.append(&piece(number)).unwrap();
     }
-    let now = SystemTime::now();
-    let stored = Stored {
-        uri: "http://h/f".into(),
-        status: 200,
-        reason: b"OK".to_vec(),
-        fields: Fields::default(),
-        selecting: Vec::new(),
-        requested: now,
-        received: now,
-        total: u64::from(KEPT) * PIECE,
-        parts: Vec::new(),
-        pieces: Vec::new(),
-        digests: Vec::new(),
-        source: None,
-    };
-    draft.store(stored).unwrap();
+    let total = u64::from(KEPT) * PIECE;
+    draft.store(Stored::of_body("http://h/f".into(), total, SystemTime::now())).unwrap();
 }
 
 fn piece(number: u8) -> Vec<u8> {

@@ -52,7 +52,6 @@ mod tests {
     use crate::cache::draft::Draft;
     use crate::cache::stored::Stored;
     use crate::memory::{Budget, Kind};
-    use crate::wire::http::Fields;
 
     const LIMIT: usize = 1 << 24;
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,21 +62,7 @@ mod tests {
         let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, reserve).unwrap();
         let mut draft = Draft::new(&store).unwrap();
         draft.append(&vec![7; length]).unwrap();
-        let now = SystemTime::now();
-        let stored = Stored {
-            uri: "http://h/f".into(),
-            status: 200,
-            reason: b"OK".to_vec(),
-            fields: Fields::default(),
-            selecting: Vec::new(),
-            requested: now,
-            received: now,
-            total: length as u64,
-            parts: Vec::new(),
-            pieces: Vec::new(),
-            digests: Vec::new(),
-            source: None,
-        };
+        let stored = Stored::of_body("http://h/f".into(), length as u64, SystemTime::now());
         let (id, stored) = draft.store(stored).unwrap();
         let body = Arc::new(store.body(id, &stored).unwrap());
         (store, body)

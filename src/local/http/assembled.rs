@@ -21,7 +21,7 @@ use crate::local::members::{Failed, Members};
 use crate::local::server_connection::{FromServer, ToServer};
 use crate::memory::Tally;
 use crate::sharing::Keeping;
-use crate::wire::http::{Fields, ResponseHead};
+use crate::wire::http::ResponseHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway};
 
@@ -60,21 +60,13 @@ impl Exchange<'_> {
 
     /// What is kept of this response for other members.
     pub(super) fn stored(&self, response: &ResponseHead) -> Stored {
-        let now = SystemTime::now();
         let origin = Origin { target: self.target, is_secure: self.transport() == Transport::Https };
+        let uri = policy::uri(origin, self.request).unwrap_or_default();
+        let total = response.content_length.unwrap_or(0);
         Stored {
-            uri: policy::uri(origin, self.request).unwrap_or_default(),
             status: response.status,
             reason: response.reason.to_vec(),
-            fields: Fields::default(),
-            selecting: Vec::new(),
-            requested: now,
-            received: now,
-            total: response.content_length.unwrap_or(0),
-            parts: Vec::new(),
-            pieces: Vec::new(),
-            digests: Vec::new(),
-            source: None,
+            ..Stored::of_body(uri, total, SystemTime::now())
         }
     }
 
