@@ -69,7 +69,7 @@ pub(crate) fn example(long: &str) -> Option<&'static str> {
     EXAMPLES.iter().find(|(name, _)| *name == long).map(|(_, example)| *example)
 }
 
-/// Whether clap's result is no mistake but something to print, such as a help text.
+/// Whether clap's result is not a mistake but something to print, such as a help text.
 pub fn is_help(error: &clap::Error) -> bool {
     matches!(
         error.kind(),

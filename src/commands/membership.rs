@@ -32,7 +32,7 @@ use crate::wire::target::Target;
 /// The deadline of each step of the connection to the signer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Maximum bytes read from standard input; a longer text is no join code.
+/// Maximum bytes read from standard input; a longer text is not a join code.
 const MAX_INPUT: u64 = 64 * 1024;
 
 /// The default lifetime of a join code.

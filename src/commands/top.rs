@@ -53,7 +53,7 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = (first, None);
-    // A node that hangs is waited for, while keys still work.
+    // Waits for a node that hangs, while keys still work.
     let mut polls = JoinSet::new();
     let ended = loop {
         if let Err(error) = terminal.draw(|frame| screen::draw(frame, &seen.0, seen.1.as_deref())) {

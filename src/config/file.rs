@@ -157,7 +157,7 @@ fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, 
     Ok(Some(format!("--{name}={text}").into()))
 }
 
-/// Where a key belongs that is no option.
+/// Where a key belongs that is not an option.
 fn elsewhere(name: &str) -> Option<String> {
     if name == FRONTS {
         return Some(format!(

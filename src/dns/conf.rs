@@ -31,7 +31,7 @@ pub struct Conf {
     pub ndots: usize,
     /// A name without a dot is not asked as it is.
     pub no_tld_query: bool,
-    /// How long each server is waited for; `None` where the file states nothing.
+    /// How long to wait for each server; `None` where the file states nothing.
     pub timeout: Option<Duration>,
     /// Number of times that each server is asked.
     pub attempts: u32,

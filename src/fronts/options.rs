@@ -16,7 +16,7 @@ pub struct Upstream {
     pub url: Url,
 }
 
-/// Why a text is no front.
+/// Why a text is not a front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAFront {
     /// It has another form.
@@ -30,7 +30,7 @@ pub enum NotAFront {
     /// A name for a kind that has none, or the other way round.
     #[error("apt needs a name, like apt/debian=URL, of letters, digits and '-'; the other kinds have none")]
     Name,
-    /// It is no URL of a registry.
+    /// It is not a URL of a registry.
     #[error(
         "the URL of a registry is https://HOST[:PORT]/PATH or http://…, without a login, a query and '#'"
     )]

@@ -43,7 +43,7 @@ impl Gateway {
     fn info(&self) -> GatewayInfo {
         let announced = self.announced.borrow().clone();
         let advert = announced.as_ref().map(|announcement| &announcement.advert);
-        // A node with servers that reaches none is no candidate, and announces nothing.
+        // A node with servers that reaches none is not a candidate, and announces nothing.
         let servers = self.egress.servers();
         let reaches_none = !servers.is_empty() && *self.egress.reach().borrow() == Reach::Unreachable;
         let reach = advert.map(|advert| advert.reach).or(reaches_none.then_some(Reach::Unreachable));

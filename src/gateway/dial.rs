@@ -22,8 +22,8 @@ use crate::{mark, net};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The shortest delay between two starts (RFC 8305 §5). With even more addresses several attempts start together.
 const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
-/// How long addresses that a name server has not told yet are waited for once all others have failed: some name servers
-/// never answer questions for one family.
+/// How long to wait for addresses that a name server has not sent yet once all others have failed: some name servers never answer
+/// questions for one family.
 pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum number of attempts that are open at a time, so that one name does not use up the gateway's descriptors.
 const MAX_OPEN_ATTEMPTS: usize = 64;

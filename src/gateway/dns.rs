@@ -25,7 +25,7 @@ use crate::sys::resolver;
 use crate::wire::dns::{Query, ResponseCode};
 use crate::wire::target::without_dot;
 
-/// How much longer the addresses of one family are waited for where all are wanted.
+/// How much longer to wait for the addresses of one family where all are wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum answers in the cache, and their size in bytes.
 const CACHE_ENTRIES: usize = 4096;

@@ -29,7 +29,7 @@ const MOST_PIECES: u32 = 32;
 const MOST_OPENS: u32 = 2048;
 /// How many pieces are in memory at a time, for all members together.
 const AT_ONCE: usize = 16;
-/// How long a piece is waited for that a running download may bring.
+/// How long to wait for a piece that a running download may bring.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(20);

@@ -229,7 +229,7 @@ impl Uplink {
         }
     }
 
-    /// Asks the witnesses until one answers. Where data is what counts, a refused connection is no answer.
+    /// Asks the witnesses until one answers. Where data is what counts, a refused connection is not an answer.
     async fn ask(&self, way: &WayOut, for_data: bool) -> Round {
         let questions = way.questions(for_data);
         let attempt = async |(target, ask): &(Target, Ask)| {

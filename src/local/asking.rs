@@ -1,6 +1,6 @@
-//! The same is asked of one gateway after another until one of them does it.
+//! Asks one gateway after another until one of them does what is asked.
 //!
-//! A gateway whose uplink drops packets answers pings and reaches nothing, so silence is no reason to wait. When a gateway has
+//! A gateway whose uplink drops packets answers pings and reaches nothing, so silence is not a reason to wait. When a gateway has
 //! not answered for a while, another one is asked beside it, as RFC 8305 does with the addresses of one host: the first one
 //! that succeeds wins, and the others are given up. While gateways answer in time, each request is one of the first gateway
 //! alone. What is asked must be safe to ask twice.
@@ -331,8 +331,8 @@ impl<'a, T> Race<'a, T> {
         slower.map(|(id, _)| *id)
     }
 
-    /// Until when others are waited for once a gateway has failed: longer would only tell an app later that the destination is
-    /// down.
+    /// How long to wait for other gateways once one has failed: waiting longer would only tell an app later that the destination
+    /// is down.
     fn until(&self) -> Option<Instant> {
         let (failure, failed) = self.failure.as_ref()?;
         let last = self.since.iter().map(|(_, at)| *at).max()?;

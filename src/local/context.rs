@@ -96,7 +96,7 @@ pub(super) async fn until_given_up(app: &TcpStream) {
     until_closed(app).await;
 }
 
-/// Logs that an app has hung up, which is no failure.
+/// Logs that an app has hung up, which is not a failure.
 pub(super) fn log_hang_up(error: &io::Error) {
     tracing::debug!(%error, "the app hung up");
 }

@@ -26,7 +26,7 @@ const MORE: Duration = Duration::from_secs(60);
 /// Maximum number of dials under way. More than [`LINKS`], so that a better gateway that is found while dials hang
 /// need not wait for them.
 const MAX_DIALS: usize = 4;
-/// How long an active gateway is waited for before a standby is dialled.
+/// How long to wait for an active gateway before a standby is dialled.
 const ACTIVE_WINDOW: Duration = Duration::from_millis(150);
 /// How long a dial may take before the next gateway is dialled beside it.
 const HEDGE_DELAY: Duration = Duration::from_millis(250);
@@ -312,7 +312,7 @@ impl Dialing {
         self.pauses.left(gateway.address, gateway.announced, gateway.state.is_some(), now)
     }
 
-    /// Whether the LAN is to be searched for gateways: there is no link, and no gateway from which one may be expected.
+    /// Whether to search the LAN for gateways: there is no link, and no gateway from which one may be expected.
     pub(super) fn needs_search(&self, situation: &Situation<'_>) -> bool {
         let is_promising = |gateway: &KnownGateway| {
             gateway.is_active() && !gateway.is_suspect && self.paused_until(gateway, situation.now).is_none()

@@ -211,7 +211,7 @@ impl Routes {
                 return Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()));
             }
             match self.connect_here_or_beside(transport, target, id, early.clone(), account).await {
-                // As soon as this node is no gateway any more, others are asked.
+                // As soon as this node is not a gateway any more, others are asked.
                 Err(failure) if failure.kind == Kind::NoWayOut => {
                     if !search.rest().await {
                         return Err(failure);

@@ -24,7 +24,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let mut buffer = BytesMut::new();
     let request = handshake.within(request(&socket, &mut buffer)).await;
     drop(handshake);
-    // The user id is no secret, so it is no login.
+    // The user id is not a secret, so it is not a login.
     let admitted = |target| match local.logins.are_needed() {
         true => Err((RefusalReason::NoLogin, "SOCKS4 has no logins".to_owned())),
         false => Ok(target),

@@ -40,7 +40,7 @@ pub(super) async fn run_datagrams(outlet: Arc<Outlet>, socket: UdpSocket) {
         let (question, shared, socket) = (buffer[..length].to_vec(), outlet.clone(), socket.clone());
         tokio::spawn(async move {
             if let Some((answer, most)) = answer(&shared, &question).await {
-                // An app that is gone is no failure.
+                // An app that is gone is not a failure.
                 let _ = socket.send_to(&encode_datagram(&answer, most), app).await;
             }
             drop(place);
@@ -74,7 +74,7 @@ async fn serve_stream(outlet: &Outlet, mut socket: TcpStream) -> io::Result<()> 
     }
 }
 
-/// The answer to a question, and how many bytes it may have by UDP; `None` if the message is no question.
+/// The answer to a question, and how many bytes it may have by UDP; `None` if the message is not a question.
 async fn answer(outlet: &Outlet, question: &[u8]) -> Option<(Message, usize)> {
     let query = match Decision::of(question) {
         Decision::Ignore => return None,

@@ -29,7 +29,7 @@ const CONNECTED: Duration = Duration::from_secs(120);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The node does not answer, or what answers is no node.
+    /// The node does not answer, or what answers is not a node.
     #[error("{0}")]
     Node(#[from] io::Error),
     /// The local proxy asks for a login.

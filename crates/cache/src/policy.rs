@@ -382,7 +382,7 @@ fn initial_age(fields: &Fields, times: Times) -> Duration {
     apparent.max(stated_age(fields).saturating_add(delay))
 }
 
-/// The first member of the first Age field; a value that is no number is ignored (RFC 9111 §5.1).
+/// The first member of the first Age field; a value that is not a number is ignored (RFC 9111 §5.1).
 fn stated_age(fields: &Fields) -> Duration {
     let first = fields.get("age").and_then(|value| str::from_utf8(value).ok());
     let member = first.and_then(|value| value.split(',').next()).map(str::trim);

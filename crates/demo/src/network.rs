@@ -20,7 +20,7 @@ const ARRIVAL: Duration = Duration::from_millis(500);
 pub(crate) enum Network {
     /// Each has a loopback address of its own, and all hear broadcasts to this UDP port.
     Lan(u16),
-    /// Loopback is no LAN on this system: it has one address, or no broadcasts. The gateways are named.
+    /// Loopback is not a LAN on this system: it has one address, or no broadcasts. The gateways are named.
     Named,
 }
 

@@ -92,7 +92,7 @@ fn check_with(config: Config, cases: Vec<Case>) {
         let goes_on = server.step(last);
         let mut seen = verdict(&server.sent);
         if goes_on {
-            // Faults of one stream, and what is no fault, leave the connection as it is.
+            // Faults of one stream, and what is not a fault, leave the connection as it is.
             let alive = server.engine.receive(&raw(PING, 0, 0, b"go on???"));
             let answer = frames_of(&server.engine.take_output());
             if alive.is_err() || !answer.contains(&(PING, ACK, 0, b"go on???".to_vec())) {

@@ -61,7 +61,7 @@ pub(super) struct Fields {
 
 impl Fields {
     /// Decodes a block whose fields have at most `max_size` bytes. A field with a wrong name or value makes this neither a
-    /// request nor a response, and is no error: it concerns its stream alone.
+    /// request nor a response, and is not an error: it concerns its stream alone.
     ///
     /// # Errors
     /// When the block cannot be decoded.

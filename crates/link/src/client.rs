@@ -72,7 +72,7 @@ pub enum DialError {
     /// The gateway has said that it leaves the group.
     #[error("{0} has left the group")]
     Left(SocketAddr),
-    /// It says that it accepts no links: a node that is no gateway, or another program.
+    /// It says that it accepts no links: a node that is not a gateway, or another program.
     #[error("{0} accepts no links: it is not a gateway")]
     NotAGateway(SocketAddr),
     /// It does not speak HTTP/2.

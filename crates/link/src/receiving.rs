@@ -85,7 +85,7 @@ impl Receiving {
     /// and the message that follows them; neither when no whole record is there.
     ///
     /// # Errors
-    /// When the peer broke the protocol, or sends too much that is no data. The connection is over.
+    /// When the peer broke the protocol, or sends too much that is not data. The connection is over.
     pub(super) fn open(
         &mut self,
         out: &mut [u8],

@@ -52,7 +52,7 @@ pub(super) async fn ask(
 /// Gives a node that asks for it the proof that the group has removed it, if it has.
 ///
 /// # Errors
-/// When the other end is no node of the group, or does not take it.
+/// When the other end is not a node of the group, or does not take it.
 pub async fn prove(hello: Hello, credentials: &Credentials) -> io::Result<()> {
     let proved = async {
         let config = credentials.removal().map_err(io::Error::other)?;

@@ -21,7 +21,7 @@ use laneway_trust::random::random;
 use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Sequence, State, Way};
 use laneway_wire::id::NodeId;
 
-/// When queries are sent, in milliseconds: one lost datagram is no finding.
+/// When queries are sent, in milliseconds: one lost datagram is not a finding.
 const ROUNDS_MILLIS: [u64; 4] = [0, 150, 400, 800];
 /// Maximum addresses that are queried by unicast.
 const MAX_UNICAST: usize = 64;

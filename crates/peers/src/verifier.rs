@@ -1,6 +1,6 @@
 //! Decides which announcements of gateways count: who may announce, whether the datagram is newer than the sender's
 //! others, and whether the sender signed it. The checks that cost nothing come first, so that a replayed datagram or one of
-//! a member that is no gateway costs no signature. Nothing is remembered of a datagram before its signature is verified.
+//! a member that is not a gateway costs no signature. Nothing is remembered of a datagram before its signature is verified.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

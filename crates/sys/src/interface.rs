@@ -21,6 +21,6 @@ pub(crate) struct Interface {
     pub(crate) broadcasts: bool,
     /// It can send multicasts.
     pub(crate) multicasts: bool,
-    /// The system has it for purposes of its own, so it is no LAN unless the user names it.
+    /// The system has it for purposes of its own, so it is not a LAN unless the user names it.
     pub(crate) is_internal: bool,
 }

@@ -200,7 +200,7 @@ pub fn is_too_long(error: &io::Error) -> bool {
     system::is_too_long(error)
 }
 
-/// Whether this process or machine ran out of descriptors, ports or memory, which is no fault of the other end.
+/// Whether this process or machine ran out of descriptors, ports or memory, which is not a fault of the other end.
 pub fn is_local_shortage(error: &io::Error) -> bool {
     system::is_local_shortage(error)
 }

@@ -57,7 +57,7 @@ impl Facts<'_> {
 
 /// The findings of a survey.
 pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
-    // What only one version of IP has is no fault while the other one works.
+    // What only one version of IP has is not a fault while the other one works.
     let sends_v4 = survey.asked_from.iter().any(SocketAddr::is_ipv4)
         && !survey.not_sent.iter().any(|(to, _)| to.is_ipv4());
     let judged = survey.gateways.iter().map(|seen| (seen, of_gateway(seen, survey, facts)));
@@ -179,7 +179,7 @@ fn other_groups(survey: &Survey, facts: &Facts<'_>) -> Vec<String> {
 
 const IPV4_WORKS: &str = "IPv4 works, which is enough";
 
-/// The finding, as one that is no fault where something else works.
+/// The finding, as one that is not a fault where something else works.
 fn of_less_use(finding: Finding, works: Option<&str>) -> Finding {
     match (finding.verdict, works) {
         (Verdict::Wrong, Some(works)) => {

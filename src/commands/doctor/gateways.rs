@@ -36,7 +36,7 @@ use crate::wire::target::Target;
 const MAX_GATEWAYS: usize = 16;
 /// Maximum addresses of one gateway that are dialled.
 const MAX_ADDRESSES: usize = 4;
-/// How long the other addresses of a gateway are waited for when there is a link to one.
+/// How long to wait for the other addresses of a gateway when there is a link to one.
 const GRACE: Duration = Duration::from_secs(1);
 /// The time in which a gateway gives up a link whose other end is gone: it asks every 4 s, and waits 15 s for the answer.
 const GIVEN_UP: Duration = Duration::from_secs(22);

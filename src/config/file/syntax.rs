@@ -1,4 +1,4 @@
-//! What is wrong with a file that is no TOML, in the words of somebody who does not know TOML, and the right form of the line.
+//! What is wrong with a file that is not TOML, in the words of somebody who does not know TOML, and the right form of the line.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -220,7 +220,7 @@ fn forbidden(text: &str) -> Option<(usize, String, String)> {
     })
 }
 
-/// Whether a value is not in plain quotation marks, of which the parser says this, with the offset of the line's sign that is no plain one.
+/// Whether a value is not in plain quotation marks, of which the parser says this, with the offset of the line's sign that is not a plain one.
 fn unusual(text: &str, at: usize) -> Option<&'static str> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
     let line = text.get(start..)?.lines().next()?;

@@ -88,7 +88,7 @@ fn key_of(line: &str) -> Option<&str> {
     (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
-/// Whether a line without blanks around it begins a table, and is no list in a list.
+/// Whether a line without blanks around it begins a table, and is not a list in a list.
 fn is_header(line: &str) -> bool {
     let name = line.split('#').next().and_then(|line| line.trim().strip_prefix('[')?.strip_suffix(']'));
     let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -33,7 +33,7 @@ pub enum Expected {
     Text(String),
 }
 
-/// Why a text is no probe.
+/// Why a text is not a probe.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
     /// Not HTTP.

@@ -20,7 +20,7 @@ use crate::wire::target::Target;
 /// In how much time a fetch by another URL has to bring how many bytes, or this one is fetched: 64 KiB/s.
 const WINDOW: Duration = Duration::from_secs(3);
 const LEAST: u64 = 192 * 1024;
-/// A fetch whose rest comes within this time is waited for.
+/// The client stays with a fetch whose rest comes within this time.
 const SOON: u64 = 10;
 /// How much of the file the own server is asked for to compare it, in bytes, and how long it may take.
 const TRIED: u64 = 1024 * 1024;

@@ -18,7 +18,7 @@ const LONGEST: usize = 4096;
 /// How long a question may take to arrive.
 const ARRIVES: Duration = Duration::from_secs(10);
 
-/// Answers the bytes of a question: the answer, or `None` for what is no question.
+/// Answers the bytes of a question: the answer, or `None` for what is not a question.
 pub type AnswerQuestion = dyn Fn(Bytes) -> BoxFuture<'static, Option<Vec<u8>>> + Send + Sync;
 
 /// Answers a request with a question; `None` for one without.

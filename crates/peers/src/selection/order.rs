@@ -151,7 +151,7 @@ pub(super) fn actives<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen>
 /// Whether `claim` is later than `other`, so that of two active candidates the one with `claim` keeps the role.
 ///
 /// Claims wrap around, so no claim is the last one (serial numbers, RFC 1982 §3.2). One that is ahead by more than
-/// [`MAX_LEAD`] is no claim and loses. This also holds for a node that missed more changes of the role than that: both
+/// [`MAX_LEAD`] is not a claim and loses. This also holds for a node that missed more changes of the role than that: both
 /// sides compute the same winner, and the next claim follows the winner's.
 pub(super) fn is_later(claim: u32, other: u32) -> bool {
     let (ahead, behind) = (claim.wrapping_sub(other), other.wrapping_sub(claim));

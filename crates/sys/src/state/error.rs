@@ -102,7 +102,7 @@ impl StateError {
     }
 }
 
-/// The part of a path that is no directory, and therefore has nothing below it.
+/// The part of a path that is not a directory, and therefore has nothing below it.
 fn file_above(path: &Path) -> Option<&Path> {
     let existing = path.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok())?;
     (!existing.is_dir()).then_some(existing)

@@ -187,7 +187,7 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 /// user can have made it.
 ///
 /// # Errors
-/// [`Errno::ENOTDIR`] when a component is no directory, [`Errno::ELOOP`] for a link of another user, or the system's error.
+/// [`Errno::ENOTDIR`] when a component is not a directory, [`Errno::ELOOP`] for a link of another user, or the system's error.
 fn walk(path: &Path, create: bool) -> nix::Result<OwnedFd> {
     let start =
         |path: &Path| openat(AT_FDCWD, if path.is_absolute() { "/" } else { "." }, PASS, Mode::empty());

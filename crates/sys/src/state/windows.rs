@@ -23,7 +23,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory that is no link. With `create`, what is missing of its path is created, private.
+    /// Opens a directory that is not a link. With `create`, what is missing of its path is created, private.
     pub(super) fn open(path: &Path, create: bool) -> Result<Self, StateError> {
         if create {
             create_all(path).map_err(io_error("create", path))?;

@@ -44,7 +44,7 @@ fn known(user: u32) -> Option<u32> {
     Some(user).filter(|user| *user != overflow || has_all(&read("/proc/self/uid_map")))
 }
 
-/// Whether every user has a number with this map: the one of a system that is no container.
+/// Whether every user has a number with this map: the one of a system that is not a container.
 fn has_all(map: &str) -> bool {
     map.split_whitespace().nth(2).and_then(|count| count.parse().ok()) == Some(u32::MAX)
 }

@@ -21,11 +21,11 @@ pub(super) struct Repaired {
 /// - the status line may have the form of [`status_line`];
 /// - a folded value becomes one line (§5.2), and white space before a colon is removed (§5.1);
 /// - CR, NUL and other control characters in a value become spaces (RFC 9110 §5.5);
-/// - a line that is no field is dropped, and so is a line before the first field that begins with white space
+/// - a line that is not a field is dropped, and so is a line before the first field that begins with white space
 ///   (RFC 9112 §2.2).
 ///
 /// # Errors
-/// When the status line has no certain meaning, or a line that is no field looks like one that frames the body.
+/// When the status line has no certain meaning, or a line that is not a field looks like one that frames the body.
 pub(super) fn repair(head: &[u8]) -> Result<Repaired, Malformed> {
     let mut lines = Lines(head).skip_while(|line| matches!(line, Ok(line) if line.is_empty()));
     let mut out = Vec::with_capacity(head.len() + 64);
@@ -147,7 +147,7 @@ fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     is_token(name).then_some((name, &line[colon + 1..]))
 }
 
-/// Whether the letters of a line that is no field contain the name of a field that frames the body.
+/// Whether the letters of a line that is not a field contain the name of a field that frames the body.
 fn looks_like_framing(line: &[u8]) -> bool {
     let letters: Vec<u8> =
         line.iter().filter(|byte| byte.is_ascii_alphabetic()).map(u8::to_ascii_lowercase).collect();
@@ -155,7 +155,7 @@ fn looks_like_framing(line: &[u8]) -> bool {
     has(b"contentlength") || has(b"transferencoding")
 }
 
-/// Appends `text` with a space for each byte that is no text. Returns whether there was one.
+/// Appends `text` with a space for each byte that is not text. Returns whether there was one.
 fn append_text(text: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
     out.extend(text.iter().map(|&byte| if is_text_byte(byte) { byte } else { b' ' }));

@@ -302,7 +302,7 @@ impl Plain {
 enum Ambiguity {
     /// Removes the CR of this line, or the LF.
     Break { line: prop::sample::Index, keep: &'static str },
-    /// Inserts a byte that is no text, anywhere.
+    /// Inserts a byte that is not text, anywhere.
     Control { at: prop::sample::Index, byte: u8 },
     /// Puts a blank before the colon of this field.
     BlankBeforeColon { field: prop::sample::Index, blank: char },

@@ -24,7 +24,7 @@ use crate::wire::http::{BodyLength, Fields, ResponseHead};
 const ATTEMPT: Duration = Duration::from_secs(20);
 /// How many attempts there are in a row, unless somebody else begins to wait.
 const MOST: u32 = 3;
-/// How long the first one is waited for at least before the next one; it doubles.
+/// Minimum time to wait for the first one before the next one; it doubles.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that goes on where the body ends.

@@ -44,7 +44,7 @@ pub(crate) fn connection() -> Option<Connection> {
     CONNECTION.get().copied()
 }
 
-/// The manager's requests. `None` in a process that is no service, and for every call but the first.
+/// The manager's requests. `None` in a process that is not a service, and for every call but the first.
 pub(crate) fn requests() -> Option<mpsc::Receiver<Request>> {
     REQUESTS.lock().unwrap_or_else(PoisonError::into_inner).take()
 }

@@ -180,7 +180,7 @@ pub(super) fn stop() -> Result<(), ServiceError> {
     if !scope.is_loaded()? {
         return Ok(());
     }
-    // Fails while the node still drains, which is no failure ("Operation now in progress").
+    // Fails while the node still drains, which is not a failure ("Operation now in progress").
     let asked = run(&["bootout", &scope.target()]);
     scope.wait(STOP, || Ok(!scope.is_loaded()?)).map_err(|late| asked.err().unwrap_or(late))
 }

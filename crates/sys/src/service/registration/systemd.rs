@@ -246,7 +246,7 @@ pub(super) fn start() -> Result<(), ServiceError> {
     // A unit that has failed too often is not started before this.
     let _ = scope.output(&["reset-failed", FILE]);
     scope.run(&["start", FILE])?;
-    // A unit whose condition does not hold is not started, and that is no failure for systemd.
+    // A unit whose condition does not hold is not started, and that is not a failure for systemd.
     match status()? {
         Status::Running { .. } | Status::Changing => Ok(()),
         _ => Err(ServiceError::new("the service did not start")

@@ -73,7 +73,7 @@ pub(super) fn program_of(unit: &str) -> Option<&str> {
     Some(line.strip_suffix(" up").unwrap_or(line))
 }
 
-/// The program as the first word of a command line (systemd.service(5)), in which a dollar is no variable.
+/// The program as the first word of a command line (systemd.service(5)), in which a dollar is not a variable.
 fn program(path: &Path) -> String {
     word(&path.display().to_string().replace('$', "$$"))
 }
