@@ -44,7 +44,7 @@ impl<'a> Follower<'a> {
                     waited: unanswered.waited,
                     quiet: unanswered.quiet,
                     unacknowledged: net::unacknowledged(unanswered.socket),
-                    has_answered: unanswered.has_answered,
+                    has_worked: unanswered.has_answered || net::acknowledged(unanswered.socket) > 0,
                     is_lost: self.egress.is_lost(),
                 };
                 return self.egress.unanswered((self.target, self.by), self.speech(), facts, &self.reported);

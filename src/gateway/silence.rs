@@ -17,8 +17,8 @@ pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 /// How long after everything was acknowledged an answer may take before the server counts as silent: most answer sooner, and it takes
 /// several to count.
 const UNANSWERED: Duration = Duration::from_secs(8);
-/// How long a connection over which nothing ever came is kept while nothing is acknowledged: short outages pass. Nobody but the app can
-/// repeat what was sent on it.
+/// How long a connection over which nothing ever came, not even an acknowledgement of data, is kept: short outages pass. Nobody but the
+/// app can repeat what was sent on it.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
 /// Minimum time between two reports of one connection.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -43,8 +43,8 @@ pub(super) struct Facts {
     pub(super) quiet: Duration,
     /// For how long its machine has acknowledged nothing.
     pub(super) unacknowledged: Option<Duration>,
-    /// It has answered before.
-    pub(super) has_answered: bool,
+    /// It has answered before, or its machine has acknowledged some of what was sent.
+    pub(super) has_worked: bool,
     /// This gateway has lost its way out.
     pub(super) is_lost: bool,
 }
@@ -86,9 +86,10 @@ impl Facts {
     }
 
     /// Whether the connection is given up: never while the server's machine acknowledges what it is sent, whatever other servers do. A
-    /// slow server is waited for as long as the app does. One that has answered before may do so again after a short outage.
+    /// slow server is waited for as long as the app does. One that has answered, or has taken a part of an upload, may do so again after an
+    /// outage.
     pub(super) fn gives_up(&self) -> bool {
-        self.unacknowledged() >= GIVE_UP && (!self.has_answered || self.is_lost)
+        self.unacknowledged() >= GIVE_UP && (!self.has_worked || self.is_lost)
     }
 }
 
@@ -112,7 +113,7 @@ mod tests {
             waited,
             quiet: waited,
             unacknowledged: unacknowledged.map(Duration::from_secs),
-            has_answered: false,
+            has_worked: false,
             is_lost: false,
         }
     }
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_lost_way_out_ends_what_has_answered_before_and_nothing_that_is_acknowledged() {
         let lost = |facts| Facts { is_lost: true, ..facts };
-        let used = |facts| Facts { has_answered: true, ..facts };
+        let used = |facts| Facts { has_worked: true, ..facts };
         assert!(!lost(facts(9, Some(9))).gives_up() && lost(facts(10, Some(10))).gives_up());
         assert!(!lost(facts(4000, None)).gives_up(), "a slow server");
         assert!(!used(facts(100, Some(100))).gives_up(), "an outage that may pass");

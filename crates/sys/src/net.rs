@@ -236,6 +236,11 @@ pub fn is_acknowledged(stream: &TcpStream) -> Option<bool> {
     options::is_acknowledged(stream)
 }
 
+/// How many bytes of data the peer's machine has acknowledged so far; 0 where the system does not tell.
+pub fn acknowledged(stream: &TcpStream) -> u64 {
+    options::acknowledged(stream)
+}
+
 /// For how long nothing has come on a connection; `None` where the system does not tell.
 pub fn unheard(stream: &TcpStream) -> Option<Duration> {
     options::unheard(stream)

@@ -2,13 +2,20 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
 
+use super::curl::DIALECTS;
+use crate::lab::group::START;
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 
 pub(super) const CASES: &[Case] = &[
     ("sockets::every_tcp_connection_is_kept_alive", every_tcp_connection_is_kept_alive),
     ("sockets::a_gateway_sends_datagrams_whole_or_not_at_all", a_gateway_sends_datagrams_whole_or_not_at_all),
+    ("sockets::an_upload_outlives_an_outage", an_upload_outlives_an_outage),
     (
         "sockets::a_name_with_many_dead_addresses_is_reached_by_the_good_one",
         a_name_with_many_dead_addresses_is_reached_by_the_good_one,
@@ -85,6 +92,42 @@ fn a_gateway_sends_datagrams_whole_or_not_at_all(lab: &Lab) {
     assert_eq!(packets, ["2", "0"], "{counted}");
     let metrics = fleet.gateways[0].host.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
     assert!(metrics.contains("udp_dropped_total{reason=\"too-long\"} 2"), "{metrics}");
+}
+
+/// The server answers only once it has everything. For longer than anything was ever given up, nothing comes through to it.
+fn an_upload_outlives_an_outage(lab: &Lab) {
+    const LENGTH: usize = 16 << 20;
+    let _web = lab.web(who);
+    let body = lab.write("body", vec![b'#'; LENGTH]);
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = begun.clone();
+    let _server = lab.serve(81, move |_, mut stream| {
+        let (mut buffer, mut left) = (vec![0; 64 << 10], LENGTH);
+        while left > 0 {
+            let length = stream.read(&mut buffer)?;
+            assert!(length > 0, "{left} bytes are missing");
+            let of_body = buffer[..length].iter().filter(|byte| **byte == b'#').count();
+            if left == LENGTH && of_body > 0 {
+                count.fetch_add(1, Relaxed);
+            }
+            left -= of_body.min(left);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole")
+    });
+    let fleet = lab.fleet(1, &OPEN);
+    let uploads = DIALECTS.map(|dialect| {
+        let mut curl = fleet.client.command("curl");
+        curl.args(["--silent", "--show-error", "--limit-rate", "2M", "--header", "Expect:", "--upload-file"]);
+        curl.arg(&body).args(dialect).arg("http://10.88.0.100:81/");
+        fleet.client.spawn(curl)
+    });
+    wait_until("all uploads to have begun", || begun.load(Relaxed) == DIALECTS.len());
+    lab.server.filter("tcp dport 81 drop");
+    thread::sleep(Duration::from_secs(20));
+    lab.server.filter("");
+    for (upload, dialect) in uploads.into_iter().zip(DIALECTS) {
+        assert_eq!(upload.finish(START * 6).success().text(), "whole", "{dialect:?}");
+    }
 }
 
 fn a_name_with_many_dead_addresses_is_reached_by_the_good_one(lab: &Lab) {

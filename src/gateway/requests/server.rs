@@ -300,13 +300,15 @@ async fn given_up(
     since: Instant,
     reported: &Reported,
 ) {
+    // The connection may have carried other requests.
+    let before = socket.acknowledged();
     sleep(FIRST_LOOK).await;
     loop {
         let facts = Facts {
             waited: since.elapsed(),
             quiet: socket.quiet(since),
             unacknowledged: socket.unacknowledged(),
-            has_answered: false,
+            has_worked: socket.acknowledged() > before,
             is_lost: egress.is_lost(),
         };
         if egress.unanswered(asked, socket.speech(), facts, reported) {

@@ -166,6 +166,11 @@ impl Socket {
         net::unacknowledged(self.tcp())
     }
 
+    /// How many bytes the server's machine has acknowledged.
+    pub(super) fn acknowledged(&self) -> u64 {
+        net::acknowledged(self.tcp())
+    }
+
     /// For how long nothing was sent, at most since `since`.
     pub(super) fn quiet(&self, since: Instant) -> Duration {
         let waited = since.elapsed();

@@ -50,6 +50,11 @@ pub(super) fn is_acknowledged(stream: &TcpStream) -> Option<bool> {
     Some(info.unacknowledged == 0 && info.retries == 0 && info.probes == 0)
 }
 
+/// The acknowledgement of the handshake counts as one byte.
+pub(super) fn acknowledged(stream: &TcpStream) -> u64 {
+    TcpInfo::of(stream).map_or(0, |info| info.acknowledged.saturating_sub(1))
+}
+
 pub(super) fn unheard(stream: &TcpStream) -> Option<Duration> {
     let info = TcpInfo::of(stream)?;
     Some(Duration::from_millis(info.last_received.into()))
@@ -150,6 +155,7 @@ mod tests {
         let info = TcpInfo::of(&stream).unwrap();
         assert_eq!((info.unacknowledged, info.retries), (0, 0));
         assert_eq!(is_acknowledged(&stream), Some(true));
+        assert_eq!(acknowledged(&stream), 0, "the handshake is no data");
         // Nobody reads.
         let mut sent = 0;
         while let Ok(count) = stream.try_write(&[0; 64 * 1024]) {
@@ -157,5 +163,6 @@ mod tests {
         }
         assert!(sent > 0);
         assert_eq!(unacknowledged(&stream), None);
+        assert!(acknowledged(&stream) > 0);
     }
 }

@@ -16,6 +16,10 @@ pub(super) fn is_acknowledged(_: &TcpStream) -> Option<bool> {
     None
 }
 
+pub(super) fn acknowledged(_: &TcpStream) -> u64 {
+    0
+}
+
 pub(super) fn unheard(_: &TcpStream) -> Option<Duration> {
     None
 }

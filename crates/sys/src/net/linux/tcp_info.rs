@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use nix::libc;
 use tokio::net::TcpStream;
 
-/// Some of the first fields of `struct tcp_info` of `linux/tcp.h`, in the order of every version of it.
+/// Some of the fields of `struct tcp_info` of `linux/tcp.h`, in the order of every version of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TcpInfo {
     /// How often the oldest data was sent again because a timer expired.
@@ -22,10 +22,14 @@ pub(super) struct TcpInfo {
     pub(super) last_received: u32,
     /// Milliseconds since the last acknowledgement came.
     pub(super) last_acknowledgement: u32,
+    /// The number of bytes that were acknowledged, of which the handshake is one; 0 before Linux 4.1.
+    pub(super) acknowledged: u64,
 }
 
-/// The number of 32-bit words up to the last field that is read.
-const WORDS: usize = 15;
+/// The number of 32-bit words up to the last field that every version has, and that is read.
+const FIRST_WORDS: usize = 15;
+/// The same up to the last field that is read at all.
+const WORDS: usize = 32;
 
 impl TcpInfo {
     /// None for a connection that is gone, and where the system does not tell: user-mode QEMU takes every option of TCP for a
@@ -45,13 +49,18 @@ impl TcpInfo {
     /// Of `length` bytes that the system has written.
     fn parse(words: &[u32; WORDS], length: usize) -> Option<Self> {
         let [_, _, retries, probes] = words[0].to_ne_bytes();
-        (length >= size_of_val(words)).then_some(Self {
+        (length >= size_of_val(&words[..FIRST_WORDS])).then_some(Self {
             retries,
             probes,
             unacknowledged: words[6],
             last_sent: words[11],
             last_received: words[13],
             last_acknowledgement: words[14],
+            // What the system has not written is 0. The order of the two words is that of the machine.
+            acknowledged: {
+                let [low, high] = if cfg!(target_endian = "little") { [30, 31] } else { [31, 30] };
+                u64::from(words[high]) << 32 | u64::from(words[low])
+            },
         })
     }
 }
@@ -66,6 +75,7 @@ mod tests {
         words[0] = u32::from_ne_bytes([1, 0, 2, 3]);
         (words[6], words[11], words[13], words[14]) = (4, 5, 6, 7);
         let info = TcpInfo::parse(&words, 60).unwrap();
+        assert_eq!(info.acknowledged, 0);
         assert_eq!((info.retries, info.probes, info.unacknowledged), (2, 3, 4));
         assert_eq!((info.last_sent, info.last_received, info.last_acknowledgement), (5, 6, 7));
         assert!([0, 4, 59].iter().all(|length| TcpInfo::parse(&words, *length).is_none()));
