@@ -96,7 +96,9 @@ impl Association {
                         let destination = Destination { queue: queue.clone(), usage: usage.clone() };
                         self.push(&destination, payload);
                         known.insert(target.clone(), destination);
-                        let (app, drops, header) = (&self.app, &self.drops, Bytes::copy_from_slice(header));
+                        // What it has in the reserved bytes is not for answers.
+                        let header = Bytes::from([&[0, 0][..], &header[2..]].concat());
+                        let (app, drops) = (&self.app, &self.drops);
                         let flow = Flow { target, header, queue, usage, app, drops, id };
                         flows.push(flow.run(&local.routes, record));
                     });

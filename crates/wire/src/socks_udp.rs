@@ -17,7 +17,7 @@ pub enum Unusable {
     /// It ends before the end of its header.
     #[error("shorter than its header")]
     Truncated,
-    /// A reserved byte is not 0, or the destination is invalid.
+    /// The destination is invalid.
     #[error("no destination")]
     Malformed,
 }
@@ -27,11 +27,8 @@ pub enum Unusable {
 /// # Errors
 /// [`Unusable`].
 pub fn parse(datagram: &[u8]) -> Result<(Target, usize), Unusable> {
-    let (&[reserved, reserved_too, fragment, kind], rest) =
-        datagram.split_first_chunk().ok_or(Unusable::Truncated)?;
-    if (reserved, reserved_too) != (0, 0) {
-        return Err(Unusable::Malformed);
-    }
+    // The first two bytes are reserved: some apps do not set them to 0.
+    let (&[_, _, fragment, kind], rest) = datagram.split_first_chunk().ok_or(Unusable::Truncated)?;
     if fragment != 0 {
         return Err(Unusable::Fragment);
     }
@@ -73,6 +70,7 @@ mod tests {
             (b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb", "[::1]:443"),
             (b"\0\0\0\x03\x0bExample.org\x00\x35", "example.org:53"),
             (b"\0\0\0\x03\x0810.0.0.1\x00\x35", "10.0.0.1:53"),
+            (b"\x01\xff\0\x01\x0a\0\0\x01\0\x35", "10.0.0.1:53"),
             (b"\0\0\0\x03\x0610.0.1\x00\x35", "10.0.0.1:53"),
             (b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01\0\x35", "10.0.0.1:53"),
         ] {
@@ -89,8 +87,7 @@ mod tests {
         assert_eq!(parse(b"\0\0\x01\x01\x0a\0\0\x01\0\x35"), Err(Unusable::Fragment));
         assert_eq!(parse(b"\0\0\x81\x01\x0a\0\0\x01\0\x35"), Err(Unusable::Fragment));
         for datagram in [
-            &b"\0\x01\0\x01\x0a\0\0\x01\0\x35"[..],
-            b"\0\0\0\x02\x0a\0\0\x01\0\x35",
+            &b"\0\0\0\x02\x0a\0\0\x01\0\x35"[..],
             b"\0\0\0\x01\x0a\0\0\x01\0\0",
             b"\0\0\0\x03\x00\0\x35",
             b"\0\0\0\x03\x03a b\0\x35",
