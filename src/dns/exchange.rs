@@ -14,6 +14,9 @@ use crate::wire::dns::{LONGEST, Query};
 
 /// Number of answers in a row that arrived only without EDNS, after which the server is asked without it.
 const STRIKES: u8 = 3;
+/// Offset of the flags, and the one of them that says that an answer was cut (RFC 1035 §4.1.1).
+const FLAGS: usize = 2;
+const TRUNCATED: u8 = 2;
 /// Offset of the counts of the authority and additional sections in a message (RFC 1035 §4.1.1).
 const OPTIONAL_COUNTS: std::ops::Range<usize> = 8..12;
 /// That of the count of the answer section.
@@ -140,7 +143,9 @@ impl Server {
         stream.write_all(&[&length.to_be_bytes()[..], &request_bytes].concat()).await?;
         let mut answer = vec![0; stream.read_u16().await?.into()];
         stream.read_exact(&mut answer).await?;
-        let answer = read(&mut answer).filter(|answer| is_answer(answer, request));
+        // Here nothing is cut: there is nowhere else to ask for the rest.
+        let is_cut = |answer: &Message| answer.metadata.truncation && answer.answers.is_empty();
+        let answer = read(&mut answer).filter(|answer| is_answer(answer, request) && !is_cut(answer));
         answer.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }
@@ -155,10 +160,14 @@ fn is_for(bytes: &[u8], request: &Message) -> bool {
 }
 
 /// Reads a message. A fault in the sections that only accompany an answer does not make the answer useless, nor does one record
-/// of the answer that cannot be read.
+/// of the answer that cannot be read. Of an answer that was cut, some servers send what fits, up to the middle of a record: only the
+/// question counts, since the whole answer is asked for.
 fn read(bytes: &mut [u8]) -> Option<Message> {
     Message::from_vec(bytes).ok().or_else(|| {
         bytes.get_mut(OPTIONAL_COUNTS)?.fill(0);
+        if bytes[FLAGS] & TRUNCATED > 0 {
+            bytes[ANSWER_COUNT].fill(0);
+        }
         Message::from_vec(bytes).ok().or_else(|| read_in_part(bytes))
     })
 }
@@ -256,6 +265,16 @@ mod tests {
         assert_eq!(addresses(&mut bytes), Some(vec![two]));
         bytes.truncate(at);
         assert_eq!(addresses(&mut bytes), None);
+    }
+
+    #[test]
+    fn of_an_answer_that_was_cut_in_the_middle_of_a_record_the_question_is_read() {
+        let mut bytes = answer();
+        bytes.truncate(bytes.len() - 3);
+        bytes[FLAGS] |= TRUNCATED;
+        let read = read(&mut bytes).unwrap();
+        assert!(read.metadata.truncation && read.answers.is_empty());
+        assert_eq!(read.queries[0].name().to_ascii(), "a.lab.");
     }
 
     proptest! {

@@ -18,7 +18,7 @@ use crate::dns::cache::Cache;
 use crate::dns::conf::{Conf, PORT};
 use crate::dns::hosts::Hosts;
 use crate::dns::servers::{NameServers, Unanswered};
-use crate::dns::switch::{self, Service};
+use crate::dns::switch::{self, Service, Source};
 use crate::failure::{Failure, Kind, Side};
 use crate::mark;
 use crate::sys::resolver;
@@ -40,7 +40,7 @@ struct Parts {
     conf: Arc<Conf>,
     servers: NameServers,
     hosts: Arc<Hosts>,
-    services: Arc<[Service]>,
+    sources: Arc<[Source]>,
     /// Whether this node answers queries of this machine.
     answers_here: bool,
     cache: Arc<Cache>,
@@ -187,7 +187,7 @@ impl Parts {
             servers: NameServers::new(&conf),
             conf: Arc::new(conf),
             hosts: Arc::new(Hosts::system()),
-            services: switch::system().into(),
+            sources: switch::system().into(),
             answers_here: !own.is_empty(),
             cache: Arc::new(Cache::new(CACHE_ENTRIES, CACHE_BYTES)),
             c_library: CLibrary::default(),
@@ -199,16 +199,16 @@ impl Parts {
     /// not exist could take all threads of the C library, but never delay a name in DNS.
     async fn find(&self, name: &str) -> Result<Found, NoAddress> {
         let (mut last, plain) = (NoAddress::NotFound, without_dot(name));
-        let is_other = |service: &&Service| matches!(service, Service::Other(_));
+        let is_other = |source: &&Source| matches!(source.service, Service::Other(_));
         // Where this node answers the machine's questions, or redirects its connections, the C library would ask this node.
-        let has_other = self.services.iter().any(|service| is_other(&service));
+        let has_other = self.sources.iter().any(|source| is_other(&source));
         let has_other = has_other && !self.answers_here && !mark::is_marking();
-        let other_first = has_other && self.services.iter().any(|service| service.has_precedence(plain));
+        let other_first = has_other && self.sources.iter().any(|source| source.service.has_precedence(plain));
         if other_first && let Ok(found) = self.c_library.find(name).await {
             return Ok(found.into());
         }
-        for service in self.services.iter().filter(|service| !is_other(service)) {
-            let found = match service {
+        for source in self.sources.iter().filter(|source| !is_other(source)) {
+            let found = match source.service {
                 Service::Files => {
                     self.hosts.find(name).map(|found| found.to_vec().into()).ok_or(NoAddress::NotFound)
                 }
@@ -218,8 +218,14 @@ impl Parts {
             };
             match found {
                 Ok(found) => return Ok(found),
+                Err(NoAddress::NotFound) if source.ends_if_unknown => break,
                 Err(NoAddress::NotFound) => {}
-                Err(why) => last = why,
+                Err(why) => {
+                    last = why;
+                    if source.ends_if_unavailable {
+                        break;
+                    }
+                }
             }
         }
         if has_other && !other_first {

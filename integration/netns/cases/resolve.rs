@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The name servers, at 10.88.0.101 and so on.
-const HABITS: [Habit; 12] = [
+const HABITS: [Habit; 13] = [
     Habit::Usual,
     Habit::DropsAaaa,
     Habit::CodeForAaaa(ResponseCode::ServFail),
@@ -47,12 +47,27 @@ const HABITS: [Habit; 12] = [
     Habit::DropsEdns,
     Habit::BrokenAdditionals,
     Habit::Code(ResponseCode::ServFail),
+    Habit::CutsRecords,
 ];
 
 const HOSTS: &str = "127.0.0.1 localhost g1\n::1 localhost ip6-localhost\n\
     10.88.0.50 Printer printer.lab # the one upstairs\n10.88.0.51\tprinter\n2001:db8::50 printer\n\
     10.88.0.52 only_four\n2001:db8::53 only-six six.lab\n::ffff:10.88.0.54 mapped\n\
     bad-line\n10.88.0.256 wrong\n10.88.0.55\n";
+
+const FEW: &[&str] = &["web.lab", "web", "four.lab", "short", "none.lab", "printer", "many.lab"];
+
+/// A name server, a line of nsswitch.conf with an action, and names.
+const ACTIONS: [(u8, Option<&str>, &[&str]); 8] = [
+    (101, Some("hosts: dns [NOTFOUND=return] files\n"), FEW),
+    (101, Some("hosts: files [ notfound = Return ] dns\n"), FEW),
+    (101, Some("hosts: dns [!UNAVAIL=return] files\n"), FEW),
+    (112, Some("hosts: dns [!UNAVAIL=return] files\n"), &["printer.lab", "six.lab"]),
+    (112, Some("hosts: dns [UNAVAIL=return] files\n"), &["printer.lab", "six.lab"]),
+    (107, Some("hosts: dns [!NOTFOUND=return] files\n"), &["printer.lab"]),
+    (109, Some("hosts: dns [UNAVAIL=return] files\n"), &["printer.lab"]),
+    (113, None, FEW),
+];
 
 /// A directory that becomes /etc.
 struct Etc(PathBuf);
@@ -133,6 +148,7 @@ fn every_name_has_the_addresses_that_the_c_library_finds(lab: &Lab) {
         "chain.lab",
         "dangling.lab",
         "127.lab",
+        "stray.lab",
         "many.lab",
         "none.lab",
         "none",
@@ -152,24 +168,23 @@ fn every_name_has_the_addresses_that_the_c_library_finds(lab: &Lab) {
         "10.0.0.256",
         "1.2.3.4.5",
     ];
-    let few = ["web.lab", "web", "four.lab", "short", "none.lab", "printer", "many.lab"];
     let mut table: Vec<(Option<String>, Option<&str>, &[&str])> = vec![
         (Some(of(101)), None, &all),
         (Some(format!("search corp.lab lab\n{}", of(101))), None, &all),
         (Some(format!("domain lab\n{}", of(101))), Some("hosts: files dns\n"), &all),
         (Some(format!("search corp.lab\nsearch other.lab lab\n{}options ndots:2\n", of(101))), None, &all),
-        (Some(format!("search lab\n{}options ndots:0\n", of(101))), None, &few),
+        (Some(format!("search lab\n{}options ndots:0\n", of(101))), None, FEW),
         (Some(format!("search lab bad..domain corp.lab\n{}", of(101))), None, &["web.lab", "web", "printer"]),
-        (Some(format!("{}options no-such-option ndots:x rotate bad:1\n", of(101))), None, &few),
+        (Some(format!("{}options no-such-option ndots:x rotate bad:1\n", of(101))), None, FEW),
         (
             Some(format!(
                 "; comment\n# comment\n\tnameserver 10.88.0.109\nsearch\tlab\t\nnameserver\t10.88.0.101 trailing\n{brief}"
             )),
             None,
-            &few,
+            FEW,
         ),
         (Some(format!("nameserver 10.88.0.101\r\nsearch lab\r\n{brief}")), None, &["web", "printer"]),
-        (Some(format!("nameserver 10.88.0.256\nnameserver name\n{}", of(101))), None, &few),
+        (Some(format!("nameserver 10.88.0.256\nnameserver name\n{}", of(101))), None, FEW),
         // More than three: the fourth is not asked.
         (
             Some(format!(
@@ -179,22 +194,23 @@ fn every_name_has_the_addresses_that_the_c_library_finds(lab: &Lab) {
             None,
             &["web.lab"],
         ),
-        (Some(format!("nameserver 10.88.0.107\nnameserver 10.88.0.108\n{}", of(101))), None, &few),
+        (Some(format!("nameserver 10.88.0.107\nnameserver 10.88.0.108\n{}", of(101))), None, FEW),
         (Some(format!("nameserver 10.88.0.109\n{}", of(101))), None, &["web.lab", "none.lab"]),
         (Some(format!("nameserver 10.88.0.112\n{}", of(101))), None, &["web.lab", "none.lab"]),
-        (Some(format!("{}options use-vc\n", of(101))), None, &few),
-        (Some(format!("{}options edns0 trust-ad\n", of(101))), None, &few),
-        (Some(format!("{}options single-request\n", of(101))), None, &few),
-        (Some(of(101)), Some("hosts: files\n"), &few),
+        (Some(format!("{}options use-vc\n", of(101))), None, FEW),
+        (Some(format!("{}options edns0 trust-ad\n", of(101))), None, FEW),
+        (Some(format!("{}options single-request\n", of(101))), None, FEW),
+        (Some(of(101)), Some("hosts: files\n"), FEW),
         (Some(of(101)), Some("hosts: dns\n"), &["web.lab", "printer"]),
         (Some(of(101)), Some("hosts: dns [NOTFOUND=continue] files\n"), &["printer.lab", "six.lab"]),
-        (Some(of(101)), Some("passwd: files\n"), &few),
+        (Some(of(101)), Some("passwd: files\n"), FEW),
         // None, and the machine's own does not answer.
         (None, None, &["web.lab", "printer", "localhost"]),
         (Some(String::new()), None, &["web.lab", "printer"]),
         (Some(format!("nameserver fe80::1%out\n{brief}")), None, &["web.lab", "printer"]),
         (Some(format!("nameserver fe80::1%nosuch0\n{}", of(101))), None, &["web.lab"]),
     ];
+    table.extend(ACTIONS.map(|(number, switch, names)| (Some(of(number)), switch, names)));
     for number in [103, 104, 105, 106, 107, 108, 110, 111, 112] {
         table.push((Some(of(number)), None, &["web.lab", "four.lab", "six.lab", "none.lab"]));
         // The C library does not ask again without EDNS.

@@ -32,9 +32,11 @@ pub(crate) enum Habit {
     Silent,
     /// With additional records that nobody can read.
     BrokenAdditionals,
+    /// With as many bytes of a long answer as fit, up to the middle of a record.
+    CutsRecords,
 }
 
-/// The zone: a name and its addresses, or what it is an alias of.
+/// The zone: a name and its addresses, or what it is an alias of; after `@` an address that is said to be another name's.
 const ZONE: &[(&str, &[&str])] = &[
     ("web.lab.", &["10.88.0.100", "2001:db8::100"]),
     ("four.lab.", &["10.88.0.4"]),
@@ -54,6 +56,7 @@ const ZONE: &[(&str, &[&str])] = &[
     ("link.lab.", &["=www.lab."]),
     ("dangling.lab.", &["=none.lab."]),
     ("127.lab.", &["10.88.0.20"]),
+    ("stray.lab.", &["@10.88.0.22"]),
 ];
 
 /// A name of 253 characters.
@@ -123,7 +126,10 @@ fn answer(bytes: &[u8], habit: Habit, by_udp: bool) -> Option<Vec<u8>> {
         _ => fill(&mut answer, question.name(), question.query_type()),
     }
     let mut bytes = answer.to_vec().ok()?;
-    if by_udp && bytes.len() > 512 && asked.edns.is_none() {
+    if by_udp && bytes.len() > 512 && habit == Habit::CutsRecords {
+        bytes.truncate(507);
+        bytes[2] |= 2;
+    } else if by_udp && bytes.len() > 512 && asked.edns.is_none() {
         answer.answers.clear();
         answer.metadata.truncation = true;
         bytes = answer.to_vec().ok()?;
@@ -150,6 +156,10 @@ fn fill(answer: &mut Message, name: &Name, kind: RecordType) {
         }
     };
     for value in values {
+        let (owner, value) = match value.strip_prefix('@') {
+            Some(value) => (Name::from_ascii("other.lab.").unwrap(), value),
+            None => (name.clone(), value),
+        };
         let data = match (value.strip_prefix('='), value.parse::<IpAddr>()) {
             (Some(alias), _) => {
                 let alias = Name::from_ascii(alias).unwrap();
@@ -161,6 +171,6 @@ fn fill(answer: &mut Message, name: &Name, kind: RecordType) {
             (None, Ok(IpAddr::V6(ip))) if kind == RecordType::AAAA => RData::AAAA(AAAA(ip)),
             _ => continue,
         };
-        answer.add_answer(Record::from_rdata(name.clone(), 5, data));
+        answer.add_answer(Record::from_rdata(owner, 5, data));
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, ready, select};
-use hickory_proto::op::Message;
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::op::{self, Message};
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::time::timeout;
 
 use crate::dns::cache::Cache;
@@ -16,6 +17,8 @@ use crate::wire::dns::{Query, ResponseCode};
 
 /// The deadline for resolving one name, with all retries.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+/// Maximum length of a chain of aliases.
+const MOST_ALIASES: usize = 32;
 /// How long IPv4 addresses wait for the IPv6 addresses of the same name (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
@@ -102,13 +105,13 @@ impl Lookup<'_> {
         let query = Query::for_addresses(name.clone(), kind, self.conf.edns);
         let key = query.key();
         if let Some(answer) = self.cache.find(&key) {
-            return ready(judge(&answer)).boxed();
+            return ready(judge(&query, &answer)).boxed();
         }
         let (servers, cache) = (self.servers.clone(), self.cache.clone());
         async move {
             let answer = servers.ask_within(&query, DEADLINE).await.map_err(NoAddress::Unanswered)?;
             cache.keep(key, &answer);
-            judge(&answer)
+            judge(&query, &answer)
         }
         .boxed()
     }
@@ -158,14 +161,32 @@ fn first(
     if known.is_empty() { Err(worst) } else { Ok(known.into()) }
 }
 
-fn judge(answer: &Message) -> Result<Answer, NoAddress> {
+fn judge(query: &Query, answer: &Message) -> Result<Answer, NoAddress> {
     match answer.metadata.response_code {
-        ResponseCode::NoError => {
-            Ok(Answer::Addresses(answer.answers.iter().filter_map(|record| record.data.ip_addr()).collect()))
-        }
+        ResponseCode::NoError => Ok(Answer::Addresses(addresses(query.question(), &answer.answers))),
         ResponseCode::NXDomain => Ok(Answer::NoSuchName),
         code => Err(NoAddress::Failed(code)),
     }
+}
+
+/// The addresses that answer a question: those of the name, or of the name that it is an alias of in the end. What a name server
+/// says of other names does not count, and neither do addresses of the other family.
+fn addresses(question: &op::Query, records: &[Record]) -> Vec<IpAddr> {
+    let mut name = question.name();
+    for _ in 0..MOST_ALIASES {
+        let alias = records.iter().find_map(|record| match &record.data {
+            RData::CNAME(CNAME(target)) if record.name.eq_ignore_root(name) => Some(target),
+            _ => None,
+        });
+        name = match alias {
+            Some(target) => target,
+            None => break,
+        };
+    }
+    let of_name = records
+        .iter()
+        .filter(|record| record.record_type() == question.query_type() && record.name.eq_ignore_root(name));
+    of_name.filter_map(|record| record.data.ip_addr()).collect()
 }
 
 #[cfg(test)]
@@ -173,7 +194,6 @@ mod tests {
     use super::*;
     use hickory_proto::op::{MessageType, OpCode};
     use hickory_proto::rr::rdata::{A, AAAA};
-    use hickory_proto::rr::{RData, Record};
     use std::sync::Arc;
     use tokio::net::UdpSocket;
     use tokio::task::JoinHandle;
@@ -270,6 +290,27 @@ mod tests {
                 assert_eq!(found, expected);
                 task.abort();
             }
+        }
+    }
+
+    #[test]
+    fn only_what_is_said_of_the_name_itself_or_of_what_it_is_an_alias_of_counts() {
+        let name = |text: &str| Name::from_ascii(text).unwrap();
+        let (IpAddr::V4(four), IpAddr::V6(six)) = (FOUR, SIX) else { unreachable!() };
+        let record = |owner: &str, data| Record::from_rdata(name(owner), 60, data);
+        let alias = |owner: &str, target: &str| record(owner, RData::CNAME(CNAME(name(target))));
+        let four_of = |owner: &str| record(owner, RData::A(A(four)));
+        let six_of = |owner: &str| record(owner, RData::AAAA(AAAA(six)));
+        for (records, found) in [
+            (vec![four_of("WEB.lab.")], &[FOUR][..]),
+            (vec![four_of("other.lab.")], &[]),
+            (vec![six_of("web.lab.")], &[]),
+            (vec![four_of("b.lab."), alias("a.lab.", "B.lab."), alias("web.lab.", "a.lab.")], &[FOUR]),
+            (vec![alias("web.lab.", "a.lab."), four_of("web.lab.")], &[]),
+            (vec![alias("web.lab.", "a.lab."), alias("a.lab.", "web.lab.")], &[]),
+        ] {
+            let question = op::Query::query(name("web.lab."), RecordType::A);
+            assert_eq!(addresses(&question, &records), found, "{records:?}");
         }
     }
 
