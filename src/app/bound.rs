@@ -19,6 +19,7 @@ use crate::limits::allocator;
 use crate::local::bound::{BoundClient, Direct, bind_proxy};
 use crate::local::listener::Apps;
 use crate::local::port::Port;
+use crate::net;
 use crate::peering::{self, BoundPeering, Candidacy, ResolveGateway, uplink_terms};
 use crate::peers::options::PORT;
 use crate::problem::Problem;
@@ -265,7 +266,14 @@ fn direct(egress: &Arc<Egress>, gateway: &BoundGateway, serves: bool) -> Direct 
     Direct {
         connect: Box::new(move |target| {
             let egress = tcp.clone();
-            async move { egress.connect(&target, id).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
+            let connected = async move { egress.connect(&target, id).await };
+            connected
+                .map(|connected| {
+                    let stream = connected.map_err(|failure| failure.said_by(THIS))?.stream;
+                    net::keep_alive(&stream);
+                    Ok(stream)
+                })
+                .boxed()
         }),
         connect_udp: Box::new(move |target| {
             let egress = udp.clone();

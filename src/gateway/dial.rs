@@ -30,6 +30,14 @@ const MAX_OPEN_ATTEMPTS: usize = 64;
 /// Maximum size of the addresses of one name, in bytes: 1,024 IPv4 or 256 IPv6 addresses.
 const MAX_ADDRESS_BYTES: usize = 4096;
 
+/// A connection that was made, without keepalive.
+pub struct Dialled {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The address at its other end: the server's, or the upstream proxy's.
+    pub peer: SocketAddr,
+}
+
 /// The addresses of one destination.
 #[derive(Default)]
 pub(super) struct Addresses<'a> {
@@ -125,7 +133,7 @@ impl Schedule {
 ///
 /// # Errors
 /// The most telling error of all attempts; [`io::ErrorKind::TimedOut`] at `limit`, unless an address has refused.
-pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Result<TcpStream> {
+pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Result<Dialled> {
     let Addresses { known, mut later } = addresses;
     let (deadline, half) = (Instant::now() + limit, Instant::now() + limit / 2);
     let mut waiting = interleave(known);
@@ -136,7 +144,7 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
         let now = Instant::now();
         if now >= due && !waiting.is_empty() {
             let schedule = Schedule::of(waiting.len(), half.saturating_duration_since(now));
-            let until = schedule.patience.map_or(deadline, |patience| deadline.min(now + patience));
+            let until = schedule.patience.map(|patience| now + patience);
             for address in waiting.drain(..schedule.together.min(waiting.len())) {
                 attempts.push(attempt(address, until));
             }
@@ -148,7 +156,7 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
         }
         tokio::select! {
             Some(ended) = attempts.next(), if !attempts.is_empty() => match ended {
-                Ok(stream) => return Ok(stream),
+                Ok(dialled) => return Ok(dialled),
                 Err(error) => {
                     last = more_telling(last, error);
                     due = Instant::now();
@@ -165,14 +173,22 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
     }
 }
 
-/// One connection, with the options of [`net::tune_stream`].
-async fn attempt(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
-    match timeout_at(until, mark::connect(address)).await {
-        Ok(connected) => {
-            connected.inspect(net::tune_stream).map_err(|error| neighbour::in_words(address, error))
-        }
-        Err(_late) => Err(io::ErrorKind::TimedOut.into()),
-    }
+/// One connection, which sends without delay. Without an end of its own it lasts at most as long as the race.
+async fn attempt(address: SocketAddr, until: Option<Instant>) -> io::Result<Dialled> {
+    let connecting = mark::connect(address);
+    let connected = match until {
+        Some(until) => match timeout_at(until, connecting).await {
+            Ok(connected) => connected,
+            Err(_late) => return Err(io::ErrorKind::TimedOut.into()),
+        },
+        None => connecting.await,
+    };
+    let stream = connected.map_err(|error| neighbour::in_words(address, error))?;
+    // Fails only on a connection that is already gone, which the first write reports.
+    let _ = stream.set_nodelay(true);
+    // Systems connect to themselves instead of no address.
+    let peer = if address.ip().is_unspecified() { stream.peer_addr()? } else { address };
+    Ok(Dialled { stream, peer })
 }
 
 /// The more specific of two errors: a refusal before a timeout, a timeout before a missing route.
@@ -283,21 +299,22 @@ mod tests {
         let good = listener.local_addr().unwrap();
         let bad = SocketAddr::new("127.0.0.2".parse().unwrap(), good.port());
         let limit = Duration::from_secs(60);
-        let stream = race(known([bad, good]), limit).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), good);
-        assert!(stream.nodelay().unwrap() && socket2::SockRef::from(&stream).keepalive().unwrap());
-        let refused = race(known([bad]), limit).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let refused = async |addresses| race(addresses, limit * 60).await.err().unwrap();
+        let Dialled { stream, peer } = race(known([bad, good]), limit).await.unwrap();
+        assert_eq!((stream.peer_addr().unwrap(), peer), (good, good));
+        assert!(stream.nodelay().unwrap());
+        let refused_alone = refused(known([bad])).await;
+        assert_eq!(refused_alone.kind(), io::ErrorKind::ConnectionRefused);
         // Addresses that never come are not waited for, once the others have failed.
         let never: BoxFuture<'_, _> = Box::pin(std::future::pending());
-        let refused = race(Addresses { known: vec![bad], later: Some(never) }, limit * 60).await.unwrap_err();
+        let refused = refused(Addresses { known: vec![bad], later: Some(never) }).await;
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         // An address that a name server tells later.
         let later: BoxFuture<'_, _> = Box::pin(async move {
             tokio::task::yield_now().await;
             vec![good]
         });
-        let stream = race(Addresses { known: vec![bad], later: Some(later) }, limit).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), good);
+        let dialled = race(Addresses { known: vec![bad], later: Some(later) }, limit).await.unwrap();
+        assert_eq!(dialled.peer, good);
     }
 }

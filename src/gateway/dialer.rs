@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::access::Access;
-use super::dial::{Addresses, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
+use super::dial::{Addresses, Dialled, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
 use super::dns::{Found, Resolver};
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind, Side};
@@ -225,7 +225,8 @@ impl Dialer {
             for address in addresses {
                 match net::connect_udp(address).await {
                     Ok(socket) => {
-                        judge_arrival(target, &settings, socket.local_addr(), socket.peer_addr())?;
+                        let ends = socket.local_addr().and_then(|here| Ok((here, socket.peer_addr()?)));
+                        judge_arrival(target, &settings, ends)?;
                         return Ok(socket);
                     }
                     Err(error) => last = more_telling(last, error),
@@ -240,22 +241,22 @@ impl Dialer {
     ///
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
-    pub async fn dial(&self, target: &Target, longest: Duration) -> Result<TcpStream, Failure> {
+    pub async fn dial(&self, target: &Target, longest: Duration) -> Result<Dialled, Failure> {
         let settings = self.settings();
         if self.upstream().carries(target) {
             self.judge_for_upstream(target, &settings)?;
             return self.dial_unjudged(target, longest).await;
         }
-        let stream = self.dial_addresses(target, self.allowed(target, &settings).await?, longest).await?;
-        judge_arrival(target, &settings, stream.local_addr(), stream.peer_addr())?;
-        Ok(stream)
+        let dialled = self.dial_addresses(target, self.allowed(target, &settings).await?, longest).await?;
+        judge_arrival(target, &settings, dialled.stream.local_addr().map(|here| (here, dialled.peer)))?;
+        Ok(dialled)
     }
 
     /// Connects to a target that the rules need not allow, because the administrator named it for a probe.
     ///
     /// # Errors
     /// Why not.
-    pub async fn dial_unjudged(&self, target: &Target, longest: Duration) -> Result<TcpStream, Failure> {
+    pub async fn dial_unjudged(&self, target: &Target, longest: Duration) -> Result<Dialled, Failure> {
         let upstream = self.upstream();
         if upstream.carries(target) {
             let limit = self.settings().connect_timeout.min(longest);
@@ -274,10 +275,10 @@ impl Dialer {
         target: &Target,
         addresses: Addresses<'_>,
         longest: Duration,
-    ) -> Result<TcpStream, Failure> {
+    ) -> Result<Dialled, Failure> {
         let limit = self.settings().connect_timeout.min(longest);
         match race(addresses, limit).await {
-            Ok(stream) => Ok(stream),
+            Ok(dialled) => Ok(dialled),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let sentence = format!("{target} did not answer within {} s", limit.as_secs());
                 Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
@@ -306,11 +307,10 @@ impl Dialer {
 fn judge_arrival(
     target: &Target,
     settings: &Settings,
-    here: io::Result<SocketAddr>,
-    there: io::Result<SocketAddr>,
+    ends: io::Result<(SocketAddr, SocketAddr)>,
 ) -> Result<(), Failure> {
-    let ends = here.and_then(|here| Ok((net::plain(here).ip(), net::plain(there?).ip())));
     let (here, there) = ends.map_err(|error| failure(target, &error))?;
+    let (here, there) = (net::plain(here).ip(), net::plain(there).ip());
     if here != there {
         return Ok(());
     }

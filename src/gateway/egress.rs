@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Access;
+use super::dial::Dialled;
 use super::dialer::Dialer;
 use super::dns::Resolver;
 use super::options::Options;
@@ -180,17 +180,18 @@ impl Egress {
         self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers.
+    /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers. Keepalive is
+    /// up to the caller ([`crate::net::keep_alive`]).
     ///
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
-    pub async fn connect(&self, target: &Target, by: NodeId) -> Result<TcpStream, Failure> {
+    pub async fn connect(&self, target: &Target, by: NodeId) -> Result<Dialled, Failure> {
         let (servers, begun) = (self.group_servers(), Instant::now());
         let connected = self.dial_watching(target, by).await;
-        if let Ok(stream) = &connected
+        if let Ok(dialled) = &connected
             && self.is_lost()
         {
-            self.refuse_mute(target, stream, by)?;
+            self.refuse_mute(target, dialled.peer, by)?;
         }
         match (&connected, servers.is_empty()) {
             (_, false) => {
@@ -217,14 +218,12 @@ impl Egress {
     }
 
     /// Refuses what was connected to beyond a way out that carries nothing: an app that waited there for an answer would get none.
-    fn refuse_mute(&self, target: &Target, stream: &TcpStream, by: NodeId) -> Result<(), Failure> {
+    fn refuse_mute(&self, target: &Target, peer: SocketAddr, by: NodeId) -> Result<(), Failure> {
         let mute = self.mute.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(inside) = &*mute else { return Ok(()) };
-        let is_inside = |peer: SocketAddr| {
-            let ip = peer.ip().to_canonical();
-            ip.is_loopback() || inside.iter().any(|network| network.contains(&ip))
-        };
-        if !self.dialer.carries(target) && stream.peer_addr().is_ok_and(is_inside) {
+        let ip = peer.ip().to_canonical();
+        let is_inside = ip.is_loopback() || inside.iter().any(|network| network.contains(&ip));
+        if !self.dialer.carries(target) && is_inside {
             return Ok(());
         }
         self.report(Outcome::Wanted(target.clone()), by, None);
@@ -236,7 +235,7 @@ impl Egress {
     }
 
     /// As [`Dialer::dial`]. A slow one is reported, and given up once this machine has no way out: another gateway may have one.
-    async fn dial_watching(&self, target: &Target, by: NodeId) -> Result<TcpStream, Failure> {
+    async fn dial_watching(&self, target: &Target, by: NodeId) -> Result<Dialled, Failure> {
         let mut dial = pin!(self.dialer.dial(target, Duration::MAX));
         tokio::select! {
             biased;
@@ -268,7 +267,7 @@ impl Egress {
         &self,
         target: &Target,
         by: NodeId,
-        connected: &Result<TcpStream, Failure>,
+        connected: &Result<Dialled, Failure>,
         servers: &[Server],
     ) {
         let refused = matches!(

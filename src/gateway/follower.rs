@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::egress::Egress;
 use super::silence::{Facts, Reported, Speech};
@@ -22,16 +23,17 @@ pub(super) struct Follower<'a> {
     target: &'a Target,
     by: NodeId,
     /// The server's address.
-    from: Option<SocketAddr>,
+    from: SocketAddr,
+    begun: Instant,
     speech: OnceLock<Speech>,
     reported: Reported,
 }
 
 impl<'a> Follower<'a> {
-    /// Of a member's connection on which nothing was sent.
-    pub(super) fn new(egress: &'a Egress, target: &'a Target, by: NodeId, socket: &TcpStream) -> Self {
-        let from = socket.peer_addr().ok();
-        Self { egress, target, by, from, speech: OnceLock::new(), reported: Reported::default() }
+    /// Of a member's connection to `from` on which nothing was sent.
+    pub(super) fn new(egress: &'a Egress, target: &'a Target, by: NodeId, from: SocketAddr) -> Self {
+        let (begun, speech, reported) = (Instant::now(), OnceLock::new(), Reported::default());
+        Self { egress, target, by, from, begun, speech, reported }
     }
 
     /// Notes what was seen. Returns whether the connection is given up.
@@ -55,15 +57,14 @@ impl<'a> Follower<'a> {
 
     /// Notes the end of a connection over which the server has answered at some time.
     pub(super) fn ended(&self, socket: &TcpStream) {
-        if net::unheard(socket).is_none_or(|unheard| unheard < RECENT) {
+        // The system need not be asked about most connections, which are short.
+        if self.begun.elapsed() < RECENT || net::unheard(socket).is_none_or(|unheard| unheard < RECENT) {
             self.answered();
         }
     }
 
     fn answered(&self) {
-        if let Some(from) = self.from {
-            self.egress.answered((self.target, self.by), from, self.speech());
-        }
+        self.egress.answered((self.target, self.by), self.from, self.speech());
     }
 
     fn speech(&self) -> Speech {

@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::clients::{Admitted, Client, MAX_LINKS};
 use super::diagnostics::speed;
+use super::dial::Dialled;
 use super::follower::Follower;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
@@ -294,15 +295,15 @@ impl Gateway {
             connected = Box::pin(self.egress.connect(target, client.id)) => connected,
             () = incoming.abandoned() => return self.abandon(*incoming, record),
         };
-        let socket = match connected {
-            Ok(socket) => socket,
+        let Dialled { stream: socket, peer } = match connected {
+            Ok(dialled) => dialled,
             Err(failure) => return self.refuse(*incoming, &failure, record),
         };
         let Ok(mut tunnel) = accept(incoming) else {
             return record.ended("the client gave up");
         };
         let traffic = record.traffic();
-        let follower = Follower::new(&self.egress, target, client.id, &socket);
+        let follower = Follower::new(&self.egress, target, client.id, peer);
         let watch = |seen: Seen<'_>| follower.sees(seen);
         let progress = Progress::of_server(&traffic).paced_by(&client.pace).watched_by(&watch);
         let result = relay(&socket, &mut tunnel, &progress, None).await;

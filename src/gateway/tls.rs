@@ -2,7 +2,6 @@
 //! of HTTPS does.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -189,11 +188,6 @@ impl Write for Direct<'_> {
 }
 
 impl SecureStream {
-    /// The server's address.
-    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr()
-    }
-
     /// The socket below.
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::access::Rule;
-use super::dial::{Addresses, bounded, race};
+use super::dial::{Addresses, Dialled, bounded, race};
 use super::dns::{Found, Resolver};
 use crate::failure::{Failure, Kind, Side};
 use crate::limited;
@@ -140,7 +140,7 @@ impl Upstream {
             let reached = reach(&parent.proxy.address, resolver, own).await;
             parent.note(&reached);
             match reached {
-                Ok(stream) => parent.accepts_login(stream).await,
+                Ok(dialled) => parent.accepts_login(dialled.stream).await,
                 Err(_) => false,
             }
         });
@@ -155,7 +155,7 @@ impl Upstream {
         limit: Duration,
         resolver: &Resolver,
         own: &OwnAddresses,
-    ) -> Result<TcpStream, Failure> {
+    ) -> Result<Dialled, Failure> {
         let until = Instant::now() + limit;
         let none = "the gateway has no upstream proxy";
         let mut last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, none);
@@ -164,10 +164,10 @@ impl Upstream {
             let reached = reached.unwrap_or_else(|_late| Err("no answer".into()));
             parent.note(&reached);
             match reached {
-                Ok(stream) => match parent.connect(stream, target, until, limit).await {
+                Ok(Dialled { stream, peer }) => match parent.connect(stream, target, until, limit).await {
                     // The next proxy may be tried: the destination has seen nothing yet.
                     Err(failure) if failure.kind == Kind::UpstreamLogin => last = failure,
-                    outcome => return outcome,
+                    outcome => return outcome.map(|stream| Dialled { stream, peer }),
                 },
                 Err(why) => {
                     let proxy = &parent.proxy;
@@ -182,7 +182,7 @@ impl Upstream {
 
 impl Parent {
     /// Logs once that the proxy is not reached, until it is reached again.
-    fn note(&self, reached: &Result<TcpStream, String>) {
+    fn note(&self, reached: &Result<Dialled, String>) {
         let (proxy, fault) = (&self.proxy, reached.as_ref().err().cloned());
         let before = std::mem::replace(&mut *self.fault(), fault);
         match (reached, before) {
@@ -244,7 +244,7 @@ impl Parent {
 }
 
 /// A TCP connection to the upstream proxy at `address`.
-async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Result<TcpStream, String> {
+async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Result<Dialled, String> {
     let Found { known, later } = match &address.host {
         Host::Address(ip) => Found::from(vec![*ip]),
         Host::Name(name) => resolver.find(name).await.map_err(|failure| failure.sentence)?,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::queue::{self, Queue};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use super::unanswered::{Waiting, Watch};
+use super::unanswered::{Waiting, Watch, keep_alive_later};
 use laneway_h2::{Error, Reason};
 use laneway_limits::buffer_pool::PooledBuffer;
 use laneway_limits::memory::{Account, Tally};
@@ -267,6 +267,7 @@ async fn both_ways(
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
     // Boxed when they are needed, so that an idle tunnel does not keep their room.
     let mut left: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
+    let mut half_closed: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
     let (mut up_ended, mut down_ended) = (None, None);
     // Set when one direction has failed, and the other one may still have something to deliver; with the number of bytes
     // delivered by then.
@@ -280,6 +281,7 @@ async fn both_ways(
             biased;
             ended = &mut down, if down_ended.is_none() => {
                 match &ended {
+                    Ok(()) if progress.watch.is_some() => half_closed = Some(Box::pin(keep_alive_later(socket))),
                     Ok(()) => {}
                     Err(Broken::Socket(error)) => {
                         progress.broken.note(error);
@@ -301,6 +303,7 @@ async fn both_ways(
                 up_ended = Some(ended);
             }
             () = until(&mut left), if left.is_some() && down_ended.is_none() => return Err(Broken::Left),
+            () = until(&mut half_closed), if half_closed.is_some() => half_closed = None,
             _ = &mut failed, if rest.is_none() => rest = Some(rest_begins()),
             delivered = until_over(&mut rest), if rest.is_some() => {
                 if progress.received.load(Relaxed) == delivered {

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | local port, TCP ([`listen`], inherited by accepted connections) | yes | 60 s | |
 //! | local port, unix | – | – (the peer is a process of this machine) | |
-//! | gateway to server, gateway to upstream proxy ([`tune_stream`]) | yes | 60 s | user timeout of the system: a line that is down for minutes must not end a connection that would survive it without a proxy |
+//! | gateway to server, gateway to upstream proxy | yes | 60 s, for a tunnel once it is 4 s old | user timeout of the system: a line that is down for minutes must not end a connection that would survive it without a proxy |
 //! | link, both ends ([`tune_link`]) | yes | 60 s, beside PING | user timeout 15 s, 128 KiB of unsent data, bounded retransmission timeout |
 //! | to name servers by TCP | yes | – (lives for seconds) | |
 //! | UDP, gateway to server ([`connect_udp`]) | – | – | never fragmented (RFC 9000 §14) |
@@ -212,7 +212,7 @@ pub fn keep_alive<'a>(socket: impl Into<SockRef<'a>>) {
     let _ = socket.into().set_tcp_keepalive(&often);
 }
 
-/// Sets the options of a connection to a server or to an upstream proxy: no delay, and keepalive.
+/// Sets the options of a connection that may last: no delay, and keepalive.
 pub fn tune_stream(stream: &TcpStream) {
     // Fails only on a connection that is already gone, which the first write reports.
     let _ = stream.set_nodelay(true);

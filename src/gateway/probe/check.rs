@@ -34,7 +34,7 @@ pub(super) async fn run(
     };
     let started = Instant::now();
     let stream = timeout(DEADLINE, dialer.dial_unjudged(target, DEADLINE)).await;
-    let stream = stream.map_err(|_late| LATE.to_owned())?.map_err(|failure| failure.said_here())?;
+    let stream = stream.map_err(|_late| LATE.to_owned())?.map_err(|failure| failure.said_here())?.stream;
     let Probe::Url { host, path, .. } = probe else {
         return if for_data { empty_line(stream, true).await } else { Ok(()) };
     };

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind, Side};
+use crate::gateway::dial::Dialled;
 use crate::gateway::dialer::Dialer;
 use crate::gateway::silence::{NOTHING, Speech};
 use crate::gateway::tls::ServerTls;
@@ -48,11 +49,11 @@ pub(in crate::gateway) enum Reply {
 /// Asks a server.
 pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &Target, ask: Ask) -> Reply {
     let deadline = Instant::now() + DEADLINE;
-    let stream = match connect(dialer, target, deadline).await {
-        Ok(stream) => stream,
+    let Dialled { stream, peer } = match connect(dialer, target, deadline).await {
+        Ok(dialled) => dialled,
         Err(reply) => return reply,
     };
-    let address = stream.peer_addr().ok();
+    let address = Some(peer);
     let heard = async {
         let heard = match ask {
             Ask::Connection => Ok(()),
@@ -70,7 +71,7 @@ pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &T
 }
 
 /// Connects to a server by the deadline. What has failed is told apart: its name, or the connection.
-async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<TcpStream, Reply> {
+async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<Dialled, Reply> {
     let seconds = DEADLINE.as_secs();
     if let Host::Name(name) = &target.host
         && !dialer.carries(target)
@@ -88,7 +89,7 @@ async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<
         }
     }
     match timeout_at(deadline, dialer.dial(target, DEADLINE)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(dialled)) => Ok(dialled),
         Ok(Err(failure)) => Err(reply(&failure, None)),
         Err(_late) => Err(Reply::Nothing(format!("{target} did not answer within {seconds} s"))),
     }

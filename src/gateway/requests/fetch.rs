@@ -232,7 +232,7 @@ impl Fetch {
                     return None;
                 }
             }
-            return match self.plan(&response, times, server.address) {
+            return match self.plan(&response, times, Some(server.address)) {
                 Some(planned) => self.begin(raw, response, planned, server).await,
                 None => {
                     self.forget(response.status).await;
@@ -250,7 +250,7 @@ impl Fetch {
         mut planned: Planned,
         server: Server,
     ) -> Option<Server> {
-        planned.stored.source = server.address;
+        planned.stored.source = Some(server.address);
         let asked = self.held.bytes();
         self.held.add(raw.capacity() + response.fields.memory() + planned.stored.memory());
         if !self.account.may_take().await {

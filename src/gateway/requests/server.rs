@@ -39,7 +39,7 @@ pub(super) struct Server {
     /// The member that it was made for.
     by: NodeId,
     /// The server's address.
-    pub(super) address: Option<SocketAddr>,
+    pub(super) address: SocketAddr,
     /// It has carried a response before.
     pub(super) is_used: bool,
     /// It has carried a request of a member that a server may end elsewhere than this gateway does: one with a body, which some
@@ -111,10 +111,10 @@ impl Server {
     ) -> Result<Self, Failure> {
         let mut held = Tally::of(account);
         held.set(if is_secure { TLS } else { 0 });
-        let socket = Socket::connect(gateway, (target, by), is_secure).await?;
+        let (socket, address) = Socket::connect(gateway, (target, by), is_secure).await?;
         socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(Self {
-            address: socket.peer_addr().ok(),
+            address,
             egress: gateway.egress.clone(),
             target: target.clone(),
             by,
@@ -187,9 +187,7 @@ impl Server {
 
     /// Notes that the server has answered.
     pub(super) fn note_answer(&self) {
-        if let Some(address) = self.address {
-            self.egress.answered((&self.target, self.by), address, self.socket.speech());
-        }
+        self.egress.answered((&self.target, self.by), self.address, self.socket.speech());
     }
 
     /// Notes that the server's machine has not even acknowledged a request.

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::gateway::dial::Dialled;
 use crate::gateway::silence::Speech;
 use crate::gateway::state::Gateway;
 use crate::gateway::tls::SecureStream;
@@ -33,7 +34,7 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects to `target` for a member, with TLS if that `is_secure`.
+    /// Connects to `target` for a member, with TLS if that `is_secure`. Returns the server's address, too.
     ///
     /// # Errors
     /// Those of [`crate::gateway::egress::Egress::connect`], and those of the TLS handshake.
@@ -41,12 +42,15 @@ impl Socket {
         gateway: &Gateway,
         (target, by): (&Target, NodeId),
         is_secure: bool,
-    ) -> Result<Self, Failure> {
-        let socket = gateway.egress.connect(target, by).await?;
-        if !is_secure {
-            return Ok(Self::Plain(socket, Break::default()));
-        }
-        gateway.tls.connect(socket, target).await.map(|stream| Self::Secure(Box::new(stream)))
+    ) -> Result<(Self, SocketAddr), Failure> {
+        let Dialled { stream: socket, peer } = gateway.egress.connect(target, by).await?;
+        // It carries one request after the other.
+        net::keep_alive(&socket);
+        let socket = match is_secure {
+            false => Self::Plain(socket, Break::default()),
+            true => Self::Secure(Box::new(gateway.tls.connect(socket, target).await?)),
+        };
+        Ok((socket, peer))
     }
 
     /// Whether it is spoken to over TLS.
@@ -58,13 +62,6 @@ impl Socket {
         match self {
             Self::Plain(socket, _) => socket,
             Self::Secure(stream) => stream.socket(),
-        }
-    }
-
-    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Plain(socket, _) => socket.peer_addr(),
-            Self::Secure(stream) => stream.peer_addr(),
         }
     }
 
