@@ -1,9 +1,9 @@
-//! Logins that belong to a connection and not to a request: NTLM and Negotiate (RFC 4559).
+//! Logins that belong to a connection and not to a request: NTLM, Negotiate (RFC 4559) and their relatives.
 
 use super::Fields;
 
 /// The schemes whose login is tied to the connection.
-const SCHEMES: [&[u8]; 2] = [b"NTLM", b"Negotiate"];
+const SCHEMES: [&[u8]; 4] = [b"NTLM", b"Negotiate", b"Kerberos", b"Nego2"];
 
 /// Whether a request logs in to the server in such a way.
 pub(super) fn is_offered(fields: &Fields) -> bool {
@@ -39,6 +39,9 @@ mod tests {
             ("WWW-Authenticate: Basic realm=\"NTLM\"\r\n", false, false),
             ("WWW-Authenticate: Basic realm=NTLM\r\n", false, false),
             ("Proxy-Authenticate: NTLM\r\nProxy-Authorization: NTLM abc\r\n", false, false),
+            ("WWW-Authenticate: Kerberos\r\n", true, false),
+            ("WWW-Authenticate: Nego2, Basic realm=\"a\"\r\n", true, false),
+            ("Authorization: Kerberos YII=\r\n", false, true),
             ("Authorization: ntlm TlRM\r\n", false, true),
             ("Authorization: NEGOTIATE\r\n", false, true),
             ("Authorization: NTLMv2 a\r\nX: NTLM\r\n", false, false),
