@@ -59,6 +59,8 @@ async fn responses_that_browsers_accept_are_passed_on_cleanly() {
         ("HTTP/1.1 200 OK\r\nX: a\r\n\tb\r\nContent-Length: 5\r\n\r\nhello".to_owned(), true),
         ("HTTP/1.1 200 OK\r\n: x\r\nContent-Length: 5\r\n\r\nhello".to_owned(), false),
         ("HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 5\r\n\r\nhello".to_owned(), false),
+        ("HTTP/1.1 200OK\r\nContent-Length: 5\r\n\r\nhello".to_owned(), true),
+        ("HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello".to_owned(), false),
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: identity\r\n\r\nhello".to_owned(), false),
         (format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"), false),
         (format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"), false),
@@ -100,7 +102,7 @@ async fn responses_without_a_certain_meaning_are_a_502() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhello",
         "HTTP/1.1 99 OK\r\n\r\n",
-        "HTTP/2 200 OK\r\n\r\n",
+        "HTTP/3 200 OK\r\n\r\n",
         // Without an end of the head, and the server waits.
         "SSH-2.0-OpenSSH_9.9\r\n",
         "<html>HTTP/0.9 had no status line",

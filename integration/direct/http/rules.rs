@@ -386,6 +386,14 @@ const RULES: &[Rule] = &[
         shown: Shown::Test("many_short_fields_pass_in_requests_responses_and_trailers"),
     },
     Rule {
+        section: "RFC 9110 §15.5.22",
+        must: "a 426 says to which protocol, if the server does",
+        shown: response(
+            "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 0\r\n\r\n",
+            &["Upgrade: websocket", "Connection: Upgrade"],
+        ),
+    },
+    Rule {
         section: "RFC 9110 §15.5.20",
         must: "a proxy generates no 421",
         shown: Shown::NotOurs("only the node's own page sends it, which is an origin server"),

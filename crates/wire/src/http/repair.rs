@@ -29,9 +29,9 @@ pub(super) struct Repaired {
 pub(super) fn repair(head: &[u8]) -> Result<Repaired, Malformed> {
     let mut lines = Lines(head).skip_while(|line| matches!(line, Ok(line) if line.is_empty()));
     let mut out = Vec::with_capacity(head.len() + 64);
-    status_line(lines.next().ok_or(Malformed::Unfinished)??, &mut out)?;
+    let mut doubtful = status_line(lines.next().ok_or(Malformed::Unfinished)??, &mut out)?;
     // What makes two bytes of a line break does so in the body, too, which is then longer than it says.
-    let mut doubtful = head.windows(3).any(|bytes| bytes == b"\r\r\n");
+    doubtful |= head.windows(3).any(|bytes| bytes == b"\r\r\n");
     // Whether the last line is part of a field that is kept.
     let mut in_field = false;
     while let Some(line) = lines.next() {
@@ -83,13 +83,16 @@ pub fn may_begin_response(bytes: &[u8]) -> bool {
 }
 
 /// Writes the status line without its line break: `HTTP/1.1 200 OK`. The one received may have more white space between
-/// its parts, no reason, a later minor version (RFC 9110 §2.5), a subcode as IIS has it (`403.6`), or be `ICY 200 OK`,
-/// which streams of music have.
-fn status_line(line: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+/// its parts or none before the reason, no reason, a later minor version (RFC 9110 §2.5), a subcode as IIS has it (`403.6`), or
+/// be `ICY 200 OK`, which streams of music have. Scripts send `HTTP/2.0 404 Not Found` whatever is spoken: it is text, and so
+/// HTTP/1.1. Returns whether the connection may be of no more use.
+fn status_line(line: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
     let end = line.iter().position(is_blank).unwrap_or(line.len());
     let (version, rest) = line.split_at(end);
+    let is_second = [&b"HTTP/2"[..], b"HTTP/2.0"].iter().any(|second| version.eq_ignore_ascii_case(second));
     let minor = match version {
         _ if version.eq_ignore_ascii_case(b"ICY") => b'0',
+        _ if is_second => b'1',
         [name @ .., b'/', b'1', b'.', minor]
             if name.eq_ignore_ascii_case(b"HTTP") && minor.is_ascii_digit() =>
         {
@@ -107,7 +110,7 @@ fn status_line(line: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let rest = trim(rest);
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (code, reason) = rest.split_at(digits);
-    if code.len() != 3 || !matches!(reason.first(), None | Some(b' ' | b'\t' | b'.')) {
+    if code.len() != 3 {
         return Err(Malformed::StatusLine);
     }
     out.extend_from_slice(b"HTTP/1.");
@@ -116,7 +119,7 @@ fn status_line(line: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     out.extend_from_slice(code);
     out.push(b' ');
     append_text(trim(reason), out);
-    Ok(())
+    Ok(is_second)
 }
 
 /// The lines of a head without their line breaks.
@@ -197,6 +200,10 @@ mod tests {
             ("http/1.9   204\t\tNo\x01 x \r\n\r\n", "HTTP/1.1 204 No  x\r\n\r\n", false),
             ("HTTP/1.0 200\n\n", "HTTP/1.0 200 \r\n\r\n", false),
             ("HTTP/1.1 403.6 Forbidden\r\n\r\n", "HTTP/1.1 403 .6 Forbidden\r\n\r\n", false),
+            ("HTTP/1.1 200OK\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.0 404\t: gone\r\n\r\n", "HTTP/1.0 404 : gone\r\n\r\n", false),
+            ("HTTP/2.0 404 Not Found\r\n\r\n", "HTTP/1.1 404 Not Found\r\n\r\n", true),
+            ("http/2 200\nA:1\n\n", "HTTP/1.1 200 \r\nA: 1\r\n\r\n", true),
             ("ICY 200 OK\r\nA:1\r\n\r\n", "HTTP/1.0 200 OK\r\nA: 1\r\n\r\n", false),
         ] {
             assert_eq!(repaired(head), Ok((want.to_owned(), doubtful)), "{head:?}");
@@ -206,7 +213,8 @@ mod tests {
     #[test]
     fn what_has_no_certain_meaning_is_refused() {
         for (head, want) in [
-            ("HTTP/2 200\r\n\r\n", Malformed::Version),
+            ("HTTP/2.1 200\r\n\r\n", Malformed::Version),
+            ("HTTP/3 200\r\n\r\n", Malformed::Version),
             ("HTTP/1 200 OK\r\n\r\n", Malformed::Version),
             ("HTTP/11.1 200 OK\r\n\r\n", Malformed::Version),
             ("SSH-2.0-x\r\n\r\n", Malformed::NotHttp),
@@ -215,7 +223,7 @@ mod tests {
             ("HTTP/1.1 OK\r\n\r\n", Malformed::StatusLine),
             ("HTTP/1.1 20 OK\r\n\r\n", Malformed::StatusLine),
             ("HTTP/1.1 2000 OK\r\n\r\n", Malformed::StatusLine),
-            ("HTTP/1.1 200OK\r\n\r\n", Malformed::StatusLine),
+            ("HTTP/1.1 20OK\r\n\r\n", Malformed::StatusLine),
             ("HTTP/1.1 -20 OK\r\n\r\n", Malformed::StatusLine),
             ("HTTP/1.1 200 OK\r\nContent Length: 5\r\n\r\n", Malformed::FieldName),
             ("HTTP/1.1 200 OK\r\nContent-Length\0: 5\r\n\r\n", Malformed::FieldName),

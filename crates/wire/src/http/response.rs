@@ -187,12 +187,15 @@ impl ResponseHead {
             write_field(b"Proxy-Support", b"Session-Based-Authentication", out);
             write_field(b"Connection", b"Proxy-Support", out);
         }
-        if self.status == 101 {
+        // A 426 says what the server wants, and must (RFC 9110 §15.5.22).
+        if matches!(self.status, 101 | 426) && self.fields.get("upgrade").is_some() {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
             for protocol in self.fields.all("upgrade") {
                 write_field(b"Upgrade", protocol, out);
             }
-        } else if !self.is_interim()
+        }
+        if self.status != 101
+            && !self.is_interim()
             && (!to.keep_alive || to.version == Version::Http10 || body_as == BodyLength::UntilClose)
         {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -334,7 +337,7 @@ mod tests {
             ("HTTP/1.1 099 OK\r\n\r\n", StatusLine),
             ("HTTP/1.1 +20 OK\r\n\r\n", StatusLine),
             ("SSH-2.0-OpenSSH\r\n\r\n", NotHttp),
-            ("HTTP/2.0 200 OK\r\n\r\n", Malformed::Version),
+            ("HTTP/3.0 200 OK\r\n\r\n", Malformed::Version),
             ("HTTP/1.1 200 OK\r\n\r\nx", Unfinished),
             ("HTTP/1.1 200 OK\r\nA: 1\r\n\r\n x\r\n\r\n", Unfinished),
             ("HTTP/1.1 200 OK\r\n", Unfinished),
@@ -568,6 +571,14 @@ mod tests {
                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: a\r\n",
                 Http11,
                 "Sec-WebSocket-Accept: a\r\nVia: 1.1 laneway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            ),
+            (
+                "GET",
+                "426 Upgrade Required",
+                "Upgrade: websocket\r\nConnection: upgrade, close\r\nContent-Length: 0\r\n",
+                Http10,
+                "Content-Length: 0\r\nVia: 1.1 laneway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Connection: close\r\n\r\n",
             ),
         ] {
             assert_eq!(forwarded(&answer(method, status, lines), client), want, "{method} {status} {lines}");
