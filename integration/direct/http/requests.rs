@@ -32,6 +32,7 @@ async fn targets_and_hosts_are_passed_as_they_were_written() {
         (b"http://AT", b"/"),
         (b"HTTP://AT/", b"/"),
         (b"http://user:secret@AT/a@b", b"/a@b"),
+        (b"http://user:\"secret\"^`{|}<>@AT/", b"/"),
         (b"http://AT/a?b#secret?c", b"/a?b"),
         (b"http://AT#secret", b"/"),
         (b"http://AT/caf\xe9/\xb1\xb1\xbe\xa9?\xff\x80", b"/caf\xe9/\xb1\xb1\xbe\xa9?\xff\x80"),
@@ -74,12 +75,16 @@ async fn a_target_wins_over_a_host_that_differs_from_it() {
 }
 
 #[tokio::test]
-async fn a_connect_without_host_is_served() {
+async fn a_connect_is_served_whatever_its_fields_say_of_host_and_length() {
     let lab = Lab::new().await;
     for proxy in [Proxy::direct().await, lab.proxy().await] {
         let mut pair = Pair::over(proxy).await;
-        pair.app.say(format!("CONNECT {} HTTP/1.1\r\n\r\n", pair.origin.address)).await;
-        assert!(pair.app.head().await.starts_with("HTTP/1.1 200 "));
+        for fields in ["", "Host: https://h/\r\n", "Host: [fe80::1%1]:443\r\nContent-Length: 123\r\n"] {
+            pair.app = Peer::connect(pair.proxy.address).await;
+            pair.app.say(format!("CONNECT {} HTTP/1.1\r\n{fields}\r\nin", pair.origin.address)).await;
+            assert!(pair.app.head().await.starts_with("HTTP/1.1 200 "), "{fields}");
+            pair.origin.accept().await.hear("in").await;
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub enum Malformed {
     /// RFC 9110 §4.2: `ftp:` and the like.
     #[error("only http:// addresses can be requested with a plain request")]
     Scheme,
-    /// RFC 9110 §4.2.4, §9.3.6: in `Host` or the target of CONNECT, or not the user information of RFC 3986 §3.2.1.
+    /// RFC 9110 §4.2.4, §9.3.6: in `Host` or the target of CONNECT, or with a byte that could end the host.
     #[error("a user name or password is not allowed here in an address")]
     UserInfo,
     /// The host of the target is empty, not ASCII, or not a name, IPv4 address or bracketed IPv6 address.
@@ -97,7 +97,7 @@ pub enum Malformed {
     #[error("Transfer-Encoding in an HTTP/1.0 message is refused (request smuggling)")]
     TransferEncodingInHttp10,
     /// RFC 9110 §9.3.6.
-    #[error("a CONNECT request with a body is refused (request smuggling)")]
+    #[error("a CONNECT request with a chunked body is refused (request smuggling)")]
     BodyOfConnect,
     /// RFC 9112 §7.1.
     #[error("a chunk size is not a hexadecimal number below 2^64")]

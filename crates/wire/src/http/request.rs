@@ -8,7 +8,7 @@ use http::Method;
 use super::forward::{Connection, FramingField, end_to_end, via_names, write_field, write_via};
 use super::framing::{self, decimal};
 use super::grammar::is_token;
-use super::target::{authority, write_authority};
+use super::target::{authority, in_ascii, write_authority};
 use super::{BodyLength, Fields, MAX_HEAD, MAX_LINK_HEAD, Malformed, RequestTarget, Version, login, tokens};
 
 /// The head of a request.
@@ -67,7 +67,8 @@ impl RequestHead {
         let target = RequestTarget::parse(&method, target)?;
         check_host(version, &target, &fields)?;
         let body = framing::of_request(version, &fields)?;
-        if method == Method::CONNECT && !is_empty(body) {
+        // Some clients send the length of what is to follow inside the tunnel. A CONNECT has no content (RFC 9110 §9.3.6).
+        if method == Method::CONNECT && body == BodyLength::Chunked {
             return Err(Malformed::BodyOfConnect);
         }
         let connection = Connection::parse(&fields);
@@ -83,7 +84,7 @@ impl RequestHead {
             expect_continue: modern && expect && !is_empty(body),
             keep_alive: modern && !connection.close,
             upgrade: websocket.then_some(Upgrade::WebSocket),
-            // The tunnel begins after the head of a CONNECT, even after `Content-Length: 0`.
+            // The tunnel begins after the head of a CONNECT, whatever its length.
             body: if method == Method::CONNECT { BodyLength::None } else { body },
             method,
             target,
@@ -234,23 +235,26 @@ impl RequestHead {
 }
 
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes
-/// precedence, and may then be empty. A CONNECT may lack it: many clients send none, and it says nothing that its target
-/// does not say.
+/// precedence, and may then be empty. That of a CONNECT goes nowhere, and says nothing that its target does not say: many
+/// clients send none, and others a URL or an address with a zone.
 fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
+    let target_has_host = match target {
+        RequestTarget::Authority { .. } => return Ok(()),
+        RequestTarget::Absolute { .. } => true,
+        RequestTarget::Origin { .. } | RequestTarget::Asterisk => false,
+    };
     let mut hosts = fields.all("host");
     let Some(host) = hosts.next() else {
-        let needed = version != Version::Http10 && !matches!(target, RequestTarget::Authority { .. });
-        return if needed { Err(Malformed::HostMissing) } else { Ok(()) };
+        return if version == Version::Http10 { Ok(()) } else { Err(Malformed::HostMissing) };
     };
     if hosts.next().is_some() {
         return Err(Malformed::SeveralHosts);
     }
-    let target_has_host = matches!(target, RequestTarget::Absolute { .. } | RequestTarget::Authority { .. });
-    if host.is_empty() && target_has_host {
+    if target_has_host && host.is_empty() {
         return Ok(());
     }
-    authority(host).ok().ok_or(Malformed::HostField)?;
-    Ok(())
+    let host = if target_has_host { in_ascii(host) } else { Ok(host.into()) };
+    host.and_then(|host| authority(&host).map(drop)).ok().ok_or(Malformed::HostField)
 }
 
 fn is_empty(body: BodyLength) -> bool {
@@ -403,7 +407,7 @@ mod tests {
             ("GET http://h/ HTTP/1.1\r\nHost: u@h\r\n\r\n", HostField),
             ("GET http://h/ HTTP/1.1\r\nHost: h:x\r\n\r\n", HostField),
             // CONNECT.
-            ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", BodyOfConnect),
+            ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", ContentLength),
             ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", BodyOfConnect),
             ("CONNECT h HTTP/1.1\r\nHost: h\r\n\r\n", Port),
             // Sizes and ends.
@@ -468,9 +472,11 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_has_no_body_even_with_content_length_0() {
-        let head = parse("CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\nContent-Length: 0\r\n\r\n").unwrap();
-        assert_eq!(head.body, BodyLength::None);
+    fn a_connect_has_no_body_even_with_a_content_length() {
+        for length in ["0", "123"] {
+            let head = format!("CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\nContent-Length: {length}\r\n\r\n");
+            assert_eq!(parse(&head).unwrap().body, BodyLength::None);
+        }
     }
 
     #[test]
@@ -519,10 +525,22 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_may_lack_its_host_and_no_other_request_may() {
-        assert!(parse("CONNECT h:443 HTTP/1.1\r\n\r\n").is_ok());
-        assert!(parse("CONNECT h:443 HTTP/1.0\r\n\r\n").is_ok());
+    fn the_host_of_a_connect_goes_nowhere_and_that_of_another_request_must_be_there() {
+        for host in ["", "Host: https://h/\r\n", "Host: [fe80::1%eth0]:443\r\n", "Host: u@h\r\nHost: h\r\n"] {
+            for version in ["1.0", "1.1"] {
+                assert!(parse(&format!("CONNECT h:443 HTTP/{version}\r\n{host}\r\n")).is_ok(), "{host}");
+            }
+        }
         check_refusals(&[("GET http://h/ HTTP/1.1\r\n\r\n", Malformed::HostMissing)]);
+    }
+
+    #[test]
+    fn a_host_of_another_script_is_converted() {
+        let text =
+            "GET http://B\u{fc}cher.example:81/\u{fc} HTTP/1.1\r\nHost: b\u{fc}cher.example:81\r\n\r\n";
+        let want = "GET /\u{fc} HTTP/1.1\r\nHost: xn--bcher-kva.example:81\r\nVia: 1.1 laneway\r\n\r\n";
+        assert_eq!(forwarded(&parse(text).unwrap()), want);
+        check_refusals(&[("GET / HTTP/1.1\r\nHost: b\u{fc}cher.example\r\n\r\n", Malformed::HostField)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The target of a request (RFC 9112 §3.2).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
@@ -7,12 +8,13 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use super::Malformed;
+use crate::target::Host;
 
 /// The target of a request, in one of its four forms (RFC 9112 §3.2).
 ///
 /// A host consists of ASCII letters, digits, `-`, `.` and `_`, or is an IPv6 address without its brackets. It is not
-/// resolved or decoded here, and keeps its case. Path and query are bytes in any encoding, as received: nothing in them is
-/// decoded, encoded or normalised.
+/// resolved or decoded here, and keeps its case; one of another script was converted to ASCII. Path and query are bytes in
+/// any encoding, as received: nothing in them is decoded, encoded or normalised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTarget {
     /// `http://host:port/path`: a request to a proxy. The scheme is always `http`.
@@ -45,13 +47,13 @@ pub enum RequestTarget {
 impl RequestTarget {
     /// Parses the target of a request with this method.
     pub(super) fn parse(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
-        // RFC 3986 does not allow bytes above ASCII, but clients send paths in any encoding and servers accept them;
-        // `authority` refuses them in a host.
+        // RFC 3986 does not allow bytes above ASCII, but clients send paths in any encoding and servers accept them.
         if !text.iter().all(|byte| matches!(byte, b'!'..=b'~' | 0x80..)) {
             return Err(Malformed::TargetBytes);
         }
         if *method == Method::CONNECT {
-            let (host, port) = authority(text)?;
+            let text = in_ascii(text)?;
+            let (host, port) = authority(&text)?;
             return Ok(RequestTarget::Authority {
                 host: host.to_owned(),
                 port: port.ok_or(Malformed::Port)?,
@@ -132,8 +134,8 @@ fn absolute(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
     }
     let path_start = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
     let (name, path) = rest.split_at(path_start);
-    let name = without_user_info(name)?;
-    let (host, port) = authority(name)?;
+    let name = in_ascii(without_user_info(name)?)?;
+    let (host, port) = authority(&name)?;
     let path_and_query = match path {
         b"" if *method == Method::OPTIONS => Bytes::from_static(b"*"),
         path if path.starts_with(b"/") => Bytes::copy_from_slice(path),
@@ -142,18 +144,31 @@ fn absolute(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
     Ok(RequestTarget::Absolute {
         host: host.to_owned(),
         port: port.unwrap_or(80),
-        authority: str::from_utf8(name).ok().ok_or(Malformed::Host)?.to_owned(),
+        authority: str::from_utf8(&name).ok().ok_or(Malformed::Host)?.to_owned(),
         path_and_query,
     })
 }
 
+/// `host[:port]` with a host of another script converted to A-labels (RFC 5890 §2.3.2.1), as the clients do that know how: UTF-8
+/// alone has a certain meaning.
+pub(super) fn in_ascii(authority: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+    if authority.is_ascii() {
+        return Ok(authority.into());
+    }
+    let text = str::from_utf8(authority).ok().ok_or(Malformed::Host)?;
+    let (host, port) = text.split_at(text.rfind(':').unwrap_or(text.len()));
+    match Host::parse(host) {
+        Ok(Host::Name(name)) => Ok([name.as_bytes(), port.as_bytes()].concat().into()),
+        Ok(Host::Address(_)) | Err(_) => Err(Malformed::Host),
+    }
+}
+
 /// `authority` without `userinfo "@"` (RFC 3986 §3.2.1). RFC 9110 §4.2.4 forbids clients to send it, and some do so
-/// nevertheless; the server is not told (RFC 9112 §3.2).
+/// nevertheless, also with a password as it was typed; the server is not told (RFC 9112 §3.2). What some readers take for the
+/// end of the host or for another host is refused.
 fn without_user_info(authority: &[u8]) -> Result<&[u8], Malformed> {
     let Some(end) = authority.iter().position(|&byte| byte == b'@') else { return Ok(authority) };
-    let allowed =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:".contains(byte) || !byte.is_ascii();
-    if !authority[..end].iter().all(allowed) {
+    if authority[..end].iter().any(|byte| b"\\[]".contains(byte)) || authority[end + 1..].contains(&b'@') {
         return Err(Malformed::UserInfo);
     }
     Ok(&authority[end + 1..])
@@ -200,6 +215,18 @@ mod tests {
             ("GET", "http://u@h/", absolute("h", 80, "h", "/")),
             ("GET", "http://u:p%40@h:81/@", absolute("h", 81, "h:81", "/@")),
             ("GET", "http://@h?@", absolute("h", 80, "h", "/?@")),
+            ("GET", "http://u:p^`{|}\"<>@h/", absolute("h", 80, "h", "/")),
+            (
+                "GET",
+                "http://b\u{fc}cher.example:81/",
+                absolute("xn--bcher-kva.example", 81, "xn--bcher-kva.example:81", "/"),
+            ),
+            ("GET", "http://\u{fc}@\u{4f8b}.test", absolute("xn--fsq.test", 80, "xn--fsq.test", "/")),
+            (
+                "CONNECT",
+                "\u{4f8b}.test:443",
+                RequestTarget::Authority { host: "xn--fsq.test".into(), port: 443 },
+            ),
             ("GET", "http://h/a#b?c", absolute("h", 80, "h", "/a")),
             ("GET", "http://h#x@y/", absolute("h", 80, "h", "/")),
             ("OPTIONS", "http://h:80#", absolute("h", 80, "h:80", "*")),
@@ -238,7 +265,10 @@ mod tests {
             ("GET", "http:///x", Host),
             ("GET", "http://", Host),
             ("GET", "http://:80/", Host),
-            ("GET", "http://h\u{e4}/", Host),
+            ("GET", "http://\u{ff11}.2.3.4/", Host),
+            ("GET", "http://[\u{e4}]/", Host),
+            ("GET", "http://\u{e4}:0/", Port),
+            ("CONNECT", "\u{e4}", Port),
             ("GET", "http://a%2fb/", Host),
             ("GET", "http://a\\b/", Host),
             ("GET", "http://a,b/", Host),
