@@ -188,6 +188,29 @@ async fn a_refused_upload_is_answered_without_its_body() {
     assert_eq!(pair.app.rest().await, "");
 }
 
+/// A pool of connections would use it for another request, which would fail.
+#[tokio::test]
+async fn an_answer_before_the_end_of_an_upload_says_that_the_connection_ends() {
+    let lab = Lab::new().await;
+    for proxy in [Proxy::direct().await, lab.proxy().await] {
+        let mut pair = Pair::over(proxy).await;
+        for close in ["", "Connection: close\r\n"] {
+            pair.app = Peer::connect(pair.proxy.address).await;
+            let (mut server, _) = pair.ask("PUT /", "Content-Length: 10\r\n").await;
+            pair.app.say("begin").await;
+            server.hear("begin").await;
+            server.say(format!("HTTP/1.1 413 Too Large\r\n{close}Content-Length: 2\r\n\r\nno")).await;
+            let answer = pair.app.head().await;
+            assert!(
+                answer.starts_with("HTTP/1.1 413 ") && has_line(&answer, "Connection: close"),
+                "{answer}"
+            );
+            pair.app.hear("no").await;
+            assert_eq!(pair.app.rest().await, "");
+        }
+    }
+}
+
 #[tokio::test]
 async fn responses_without_a_body_leave_the_connection_usable() {
     let mut pair = Pair::new().await;

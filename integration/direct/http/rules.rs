@@ -601,6 +601,11 @@ const RULES: &[Rule] = &[
     },
     Rule {
         section: "RFC 9112 §9.6",
+        must: "who ends the connection after a response says close in it",
+        shown: Shown::Test("an_answer_before_the_end_of_an_upload_says_that_the_connection_ends"),
+    },
+    Rule {
+        section: "RFC 9112 §9.6",
         must: "no request is sent on a connection whose server said close",
         shown: Shown::Test("a_connection_that_the_server_will_close_is_not_used_again"),
     },

@@ -18,7 +18,7 @@ use crate::local::outcomes::RECHECK;
 use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
 use crate::sys::broken::Break;
-use crate::wire::http::{Malformed, RequestHead};
+use crate::wire::http::{BodyLength, Malformed, RequestHead};
 use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
 use crate::wire::target::Target;
@@ -38,6 +38,8 @@ pub(super) struct Exchange<'a> {
     /// Whether any byte of the response has been passed on. Interim responses (1xx) are none of it: after them a failure can still be
     /// told.
     pub(super) started: AtomicBool,
+    /// Whether some of the request's body has not been sent to the server.
+    pub(super) has_body_left: AtomicBool,
     /// Whether an interim response has been passed on.
     pub(super) has_interim: AtomicBool,
     /// What a write of the request's body to a socket of this machine was told.
@@ -113,6 +115,7 @@ impl<'a> Exchange<'a> {
             target,
             id,
             started,
+            has_body_left: AtomicBool::new(!matches!(request.body, BodyLength::None | BodyLength::Exact(0))),
             has_interim: AtomicBool::new(false),
             broken: Break::default(),
             is_guarded: AtomicBool::new(false),

@@ -341,14 +341,17 @@ async fn both_ways(
     loop {
         tokio::select! {
             biased;
-            delivered = &mut delivery => return Ok((delivered?, uploaded)),
+            delivered = &mut delivery => return Ok((delivered?, !exchange.has_body_left.load(Relaxed))),
             () = &mut closed, if uploaded => {
                 return Err(Trouble::Left);
             }
             result = &mut upload, if uploading => {
                 uploading = false;
                 match result {
-                    Ok(()) => uploaded = true,
+                    Ok(()) => {
+                        uploaded = true;
+                        exchange.has_body_left.store(false, Relaxed);
+                    }
                     // The server may have answered before it stopped reading.
                     Err(UploadError::Server(error)) => {
                         if let ServerError::Socket(error) = &error {

@@ -52,7 +52,7 @@ impl Exchange<'_> {
             }
             if response.reaches(self.request.version) {
                 let mut head = BytesMut::new();
-                self.write_head(&response, BodyLength::None, &mut head);
+                self.write_head(&response, BodyLength::None, true, &mut head);
                 self.put(server, &mut head, &[], false).await?;
                 self.has_passed_interim();
             }
@@ -62,7 +62,7 @@ impl Exchange<'_> {
             if !self.request.upgrade.is_some_and(|upgrade| response.switches_to(upgrade)) {
                 return Err(Trouble::Bad(Malformed::StatusLine));
             }
-            self.write_head(&response, BodyLength::None, &mut head);
+            self.write_head(&response, BodyLength::None, true, &mut head);
             head.extend_from_slice(&buffer);
             self.put(server, &mut head, &[], false).await?;
             return Ok(Delivered { upgraded: true, again: false, reusable: false });
@@ -79,7 +79,8 @@ impl Exchange<'_> {
             self.receive(front, &mut response)?;
         }
         let body_as = response.client_body(self.request.version);
-        self.write_head(&response, body_as, &mut head);
+        let again = body_as != BodyLength::UntilClose && self.keeps_app(&response, &buffer);
+        self.write_head(&response, body_as, again, &mut head);
         let chunked = body_as == BodyLength::Chunked;
         let stray = match sent_as {
             BodyLength::None => !buffer.is_empty(),
@@ -112,7 +113,6 @@ impl Exchange<'_> {
             }
         };
         self.finish_body(server, &mut head, chunked).await?;
-        let again = body_as != BodyLength::UntilClose && self.keeps_app(&response);
         Ok(Delivered { upgraded: false, again, reusable: response.keep_alive && !stray })
     }
 
@@ -154,14 +154,20 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether the app's connection stays open after this response. A login ends with the server's connection, so the
-    /// app's has to end too.
-    fn keeps_app(&self, response: &ResponseHead) -> bool {
-        self.request.keep_alive && (response.keep_alive || !self.has_login.load(Relaxed))
+    /// Whether the app's connection stays open after this response, of whose body `received` has come. A login ends with the
+    /// server's connection, so the app's has to end too; and nobody takes the rest of a request's body after the response.
+    fn keeps_app(&self, response: &ResponseHead, received: &[u8]) -> bool {
+        let is_whole = match response.body {
+            BodyLength::None => true,
+            BodyLength::Exact(length) => received.len() as u64 >= length,
+            BodyLength::Chunked | BodyLength::UntilClose => false,
+        };
+        let ends_early = self.has_body_left.load(Relaxed) && (is_whole || !response.keep_alive);
+        self.request.keep_alive && !ends_early && (response.keep_alive || !self.has_login.load(Relaxed))
     }
 
-    fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
-        let to = Recipient { version: self.request.version, keep_alive: self.keeps_app(response) };
+    fn write_head(&self, response: &ResponseHead, body_as: BodyLength, keep_alive: bool, out: &mut BytesMut) {
+        let to = Recipient { version: self.request.version, keep_alive };
         response.write_forward(&self.local.name, to, body_as, SystemTime::now(), out);
     }
 
