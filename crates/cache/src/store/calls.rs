@@ -8,7 +8,7 @@ use std::time::Duration;
 use laneway_limits::buffer_pool;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Store;
 pub use super::disk::{is_hung, says_nothing};
@@ -17,6 +17,8 @@ pub use super::disk::{is_hung, says_nothing};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same for what nothing else can go on with.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
+/// A wait that ends so much late says nothing of the disk: the whole process stood still (SIGSTOP, a suspended machine).
+const STOOD_STILL: Duration = Duration::from_millis(500);
 /// How long what a command asks for may take.
 const COMMAND: Duration = Duration::from_secs(10);
 
@@ -122,8 +124,10 @@ impl Store {
         };
         let mut turn = std::pin::pin!(self.turn(begin));
         loop {
+            let begun = Instant::now();
             match timeout(patience, &mut turn).await {
                 Ok(done) => return done,
+                Err(_elapsed) if begun.elapsed() > patience + STOOD_STILL => {}
                 Err(_elapsed) if self.disk.is_hung() => return Err(hung()),
                 // It is only busy.
                 Err(_elapsed) => {}
@@ -209,6 +213,24 @@ mod tests {
             tokio::time::timeout(DEADLINE, answers(&store)).await.unwrap();
             assert!(!store.is_hung() && store.room(&stored, Some(10)).is_some());
         }
+    }
+
+    /// Downloads were cut when a gateway had been suspended.
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_is_not_blamed_for_the_time_in_which_the_process_stood_still() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory, 1 << 30);
+        let (open, gate) = channel::<()>();
+        let mut call = Box::pin(store.blocking(move |_| gate.recv().is_err()));
+        assert!(poll(&mut call).is_pending());
+        while !store.is_hung() {
+            std::thread::yield_now();
+        }
+        tokio::time::advance(PATIENCE * 3).await;
+        assert!(poll(&mut call).is_pending());
+        tokio::time::resume();
+        drop(open);
+        assert!(call.await.unwrap());
     }
 
     /// It took all threads of each runtime, for which everything else that blocks waited, too.
