@@ -254,6 +254,33 @@ async fn a_stale_response_is_validated_and_used_again() {
     assert_eq!(body, "0123456789");
 }
 
+/// RFC 9111 §4.3.5. The old body was sent for as long as it was fresh, although an app had just seen that there is another one.
+#[tokio::test]
+async fn what_a_head_shows_to_be_outdated_is_not_used() {
+    let site = Site::new().await;
+    for (number, (fields, is_outdated)) in [
+        ("ETag: \"a\"\r\nContent-Length: 10", false),
+        ("Content-Type: text/plain", false),
+        ("ETag: \"b\"\r\nContent-Length: 10", true),
+        ("ETag: \"a\"\r\nContent-Length: 11", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/{number}");
+        site.fetch(&path, FRESH).await;
+        let mut app = site.app(&format!("HEAD {path}"), "Cache-Control: no-cache\r\n").await;
+        let (mut server, _) = site.server().await;
+        server.say(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).await;
+        app.head().await;
+        let body = match is_outdated {
+            true => site.fetch(&path, FRESH).await,
+            false => site.hit(&format!("GET {path}"), "").await.1,
+        };
+        assert_eq!(body, "0123456789", "{fields}");
+    }
+}
+
 /// The cookie of the app for which a stored response was validated was given to all who asked after it.
 #[tokio::test]
 async fn what_a_validation_brings_for_one_app_is_for_no_other() {

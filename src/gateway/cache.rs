@@ -17,7 +17,7 @@ use crate::cache::store::Store;
 use crate::cache::store::calls::says_nothing;
 use crate::cache::stored::Stored;
 use crate::failure::Failure;
-use crate::wire::http::RequestHead;
+use crate::wire::http::{RequestHead, ResponseHead};
 use crate::wire::id::NodeId;
 
 /// How long nobody waits for another's response after one that could not be shared.
@@ -309,6 +309,29 @@ impl Cache {
                 (_, Err(error)) => return Some(Err(error)),
             }
         }
+    }
+
+    /// Removes what is stored for `uri` that is not what the server has now, as the response to a HEAD shows (RFC 9111 §4.3.5).
+    pub(super) async fn compare(
+        self: &Arc<Self>,
+        uri: String,
+        request: &RequestHead,
+        response: &ResponseHead,
+    ) {
+        if !self.store.may_have(&uri) {
+            return;
+        }
+        let (request, response) = (request.clone(), response.clone());
+        let compare = move |store: &Arc<Store>| {
+            for (id, stored) in store.find(&uri) {
+                let is_meant = policy::selects(&request, &stored.selecting, &stored.fields);
+                if is_meant && policy::is_outdated_by(&stored, &response) {
+                    store.release(id);
+                }
+            }
+        };
+        // Fails when the disk hangs: then nothing stored is used.
+        self.store.blocking(compare).await.ok();
     }
 
     /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun. What was proved to have a digest

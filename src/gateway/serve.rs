@@ -286,7 +286,8 @@ impl Gateway {
             return Box::pin(self.clone().requests(cache, incoming, asked, client, record)).await;
         }
         if matches!(incoming.kind, Ok(RequestKind::Http { is_secure: true, .. })) {
-            let sentence = "the gateway has no cache (--no-cache), which fronts need";
+            let sentence = "the gateway has no cache, which fronts need: because of --no-cache, or its log says why its \
+                            directory cannot be used";
             let failure = Failure::new(Kind::Unsupported, Side::Gateway, sentence);
             return self.refuse(*incoming, &failure, record);
         }

@@ -101,8 +101,8 @@ impl Uris {
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
-/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies, several ranges,
-/// and what speaks for another client or URL.
+/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins of all kinds, bodies, several
+/// ranges, and what speaks for another client or URL.
 #[must_use]
 pub fn concerns_cache(request: &RequestHead) -> bool {
     let has = |name: &str| request.fields.get(name).is_some();
@@ -117,35 +117,45 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !CacheControl::of(&request.fields).has("no-store")
 }
 
-/// Fields by which some servers are told another URL, method or client than the request has. What they answer depends on them
-/// without a Vary that says so, and a member must not choose what the others get.
-const SPEAKING_FOR_ANOTHER: [&str; 14] = [
+/// Parts of the names of fields by which some servers are told another URL, method or client than the request has, such as
+/// `X-Forwarded-Host`, `X-Original-URL` and `Client-IP`. What they answer depends on them without a Vary that says so, and a member must
+/// not choose what the others get.
+const SPEAKING_FOR_ANOTHER: [&str; 23] = [
     "forwarded",
-    "x-host",
-    "x-http-host-override",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-scheme",
-    "x-url-scheme",
-    "front-end-https",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
+    "original",
+    "rewrite",
+    "override",
+    "-method",
+    "host",
+    "-ip",
+    "url",
+    "uri",
+    "path",
+    "scheme",
+    "https",
+    "proxy",
+    "backend",
+    "upstream",
+    "destination",
+    "middleware",
+    "invoke-",
+    "envoy",
+    "outside-",
+    "artifactory",
+    "wap-profile",
+    "tenant",
 ];
-/// How the names of further ones begin.
-const SPEAKING_BEGINNINGS: [&str; 5] =
-    ["x-forwarded", "x-original-", "x-rewrite-", "x-outside-", "x-artifactory-"];
+/// Parts of the names of fields by which users log in where the server does not use `Authorization`.
+const LOGIN: [&str; 9] =
+    ["auth", "token", "api-key", "apikey", "access-key", "session", "secret", "password", "credential"];
 
+/// Whether this field lets the request speak for another client or URL, or logs it in.
 fn speaks_for_another(name: &[u8]) -> bool {
-    let begins = |beginning: &&str| {
-        name.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
-    };
-    matches!(name.first(), Some(b'f' | b'F' | b'x' | b'X' | b't' | b'T' | b'c' | b'C'))
-        && (SPEAKING_FOR_ANOTHER.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
-            || SPEAKING_BEGINNINGS.iter().any(begins))
+    !is_impersonal(name)
+        && SPEAKING_FOR_ANOTHER
+            .iter()
+            .chain(&LOGIN)
+            .any(|part| name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes())))
 }
 
 /// Fields by which a server does not tell one user from another; so do all that begin as in [`IMPERSONAL_BEGINNINGS`].
@@ -180,15 +190,17 @@ const IMPERSONAL: [&str; 26] = [
 /// How the names of further ones begin: negotiation of content, what browsers say of a request's context, and npm of its command.
 const IMPERSONAL_BEGINNINGS: [&str; 5] = ["accept", "sec-fetch-", "sec-ch-", "npm-", "pacote-"];
 
-/// The fields of `request` by which its server may tell who asks, such as a cookie.
-pub fn personal(request: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let begins = |name: &[u8], beginning: &str| {
+fn is_impersonal(name: &[u8]) -> bool {
+    let begins = |beginning: &&str| {
         name.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
     };
-    request.fields.iter().filter(move |(name, _)| {
-        !IMPERSONAL.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
-            && !IMPERSONAL_BEGINNINGS.iter().any(|beginning| begins(name, beginning))
-    })
+    IMPERSONAL.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+        || IMPERSONAL_BEGINNINGS.iter().any(begins)
+}
+
+/// The fields of `request` by which its server may tell who asks, such as a cookie.
+pub fn personal(request: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    request.fields.iter().filter(|(name, _)| !is_impersonal(name))
 }
 
 /// Whether a response that came for another request answers `request`, too, which its server has not seen: it may be used without
@@ -584,6 +596,18 @@ pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &Respons
         all.extend(named);
     }
     all
+}
+
+/// Whether the response to a HEAD shows that `stored` is not what a GET would bring now (RFC 9111 §4.3.5).
+#[must_use]
+pub fn is_outdated_by(stored: &Stored, response: &ResponseHead) -> bool {
+    let differs = |name: &str, stored: Option<&[u8]>| {
+        response.fields.get(name).is_some_and(|value| stored.is_some_and(|stored| stored != value))
+    };
+    let length = stored.total.to_string();
+    response.status == 200
+        && (["etag", "last-modified"].iter().any(|name| differs(name, stored.fields.get(name)))
+            || stored.status == 200 && differs("content-length", Some(length.as_bytes())))
 }
 
 /// The URI of `path` if `authority` is that of `origin`: a server cannot remove responses of another origin.

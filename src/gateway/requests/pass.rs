@@ -199,6 +199,14 @@ impl Seen<'_> {
     }
 }
 
+impl Seen<'_> {
+    /// The URI of which the response to a HEAD says how it is now.
+    fn asked_about(&self, response: &ResponseHead) -> Option<String> {
+        let tells = self.request.method == Method::HEAD && response.status == 200;
+        if tells { policy::uri(self.origin, self.request) } else { None }
+    }
+}
+
 enum Passed {
     Complete {
         reusable: bool,
@@ -244,6 +252,9 @@ impl Response<'_> {
         if !seen.changed.is_empty() {
             // Before the app hears of it, so that it does not get what was before.
             cache.invalidate(std::mem::take(&mut seen.changed)).await;
+        }
+        if let Some(uri) = seen.asked_about(&response) {
+            cache.compare(uri, seen.request, &response).await;
         }
         let (keep_alive, status, body) = (response.keep_alive, response.status, response.body);
         // Its fields may take much more memory than the head itself.

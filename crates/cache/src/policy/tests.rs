@@ -68,6 +68,17 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "Forwarded: host=evil.example\r\n", fresh, false),
         (200, "X-Original-URL: /other\r\n", fresh, false),
         (200, "X-HTTP-Method-Override: DELETE\r\n", fresh, false),
+        (200, "Client-IP: 10.0.0.1\r\n", fresh, false),
+        (200, "X-Backend-Host: evil.example\r\n", fresh, false),
+        (200, "X-Envoy-Original-Path: /other\r\n", fresh, false),
+        (200, "X-Proxy-Url: /other\r\n", fresh, false),
+        (200, "Base-Url: http://evil.example/\r\n", fresh, false),
+        (200, "X-Middleware-Subrequest: middleware\r\n", fresh, false),
+        // Logins by other fields.
+        (200, "X-Auth-Token: a\r\n", fresh, false),
+        (200, "Private-Token: a\r\n", fresh, false),
+        (200, "X-Api-Key: a\r\n", fresh, false),
+        (200, "Proxy-Connection: close\r\nSec-Fetch-Site: none\r\nnpm-session: 1\r\n", fresh, true),
         (200, "X-Forward: 1\r\nX-Requested-With: app\r\nTest-ID: 1\r\n", fresh, true),
         // §5.2.2.3: a status whose requirements are not known.
         (599, "", "Cache-Control: max-age=60, must-understand\r\n", false),
