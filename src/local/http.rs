@@ -199,6 +199,11 @@ async fn read_head(
             let malformed = if in_target { Malformed::TargetTooLong } else { Malformed::HeadTooLarge };
             return Err(HeadError::Malformed(malformed));
         }
+        socket.readable().await.map_err(HeadError::HungUp)?;
+        // Thousands of apps may send at the same time.
+        if let Some(account) = held.account() {
+            account.may_take().await;
+        }
         match net::read_some(socket, buffer, READ).await.map_err(HeadError::HungUp)? {
             0 if buffer.is_empty() => return Ok(None),
             0 => return Err(HeadError::Malformed(Malformed::Unfinished)),

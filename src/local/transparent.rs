@@ -14,7 +14,7 @@ use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
-use crate::memory::Account;
+use crate::memory::{Account, Tally};
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
@@ -45,6 +45,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
         id,
         address,
         early: BytesMut::new(),
+        held: Tally::of(&account),
         target: address.into(),
     };
     let opened = opening.open(by_name).await;
@@ -73,6 +74,8 @@ struct Opening<'a> {
     address: SocketAddr,
     /// What the app has sent so far.
     early: BytesMut,
+    /// The bytes of that.
+    held: Tally,
     /// The target that was opened, or tried last.
     target: Target,
 }
@@ -121,7 +124,9 @@ impl Opening<'_> {
                 ServerName::Incomplete => {}
             }
             // The session notices an end or an error.
-            if !matches!(net::read_some(self.app.0, &mut self.early, MAX_FIRST).await, Ok(1..)) {
+            let read = net::read_some(self.app.0, &mut self.early, MAX_FIRST).await;
+            self.held.set(self.early.len());
+            if !matches!(read, Ok(1..)) {
                 return None;
             }
         }

@@ -131,16 +131,30 @@ async fn connections_that_are_refused_do_not_fill_the_nodes_memory() {
     victim.has_kept_its_limit_while_alone().await;
 }
 
+/// Apps of a gateway each send this for a port of 127.0.0.1 where nothing is read, and 60,000 bytes behind it.
+async fn send_to_a_server_that_reads_nothing(address: &str, request: fn(SocketAddr) -> Vec<u8>) {
+    laneway::net::raise_open_files();
+    let victim = Victim::start_within(32, address, &[], |_| {}).await;
+    let origin = Origin::new();
+    let sent = [request(origin.address), vec![b'q'; 60_000]].concat();
+    let server = tokio::spawn(say_to_all(origin, Vec::new()));
+    let _held = connections(3000, victim.proxy, &sent).await;
+    victim.has_kept_its_limit_while_alone().await;
+    server.abort();
+}
+
 /// What an app had sent left a buffer of 64 KiB behind, as long as its connection was open.
 #[tokio::test]
 async fn connections_of_a_gateways_own_apps_to_servers_that_read_nothing_do_not_fill_its_memory() {
-    laneway::net::raise_open_files();
-    let victim = Victim::start_within(32, "127.0.0.105", &[], |_| {}).await;
-    let origin = Origin::new();
-    let port = origin.address.port().to_be_bytes();
-    let server = tokio::spawn(say_to_all(origin, Vec::new()));
-    let socks = [&b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01"[..], &port, &[b'q'; 60_000]].concat();
-    let _held = connections(3000, victim.proxy, &socks).await;
-    victim.has_kept_its_limit_while_alone().await;
-    server.abort();
+    let socks = |to: SocketAddr| {
+        [&b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01"[..], &to.port().to_be_bytes()].concat()
+    };
+    send_to_a_server_that_reads_nothing("127.0.0.105", socks).await;
+}
+
+/// Hundreds had sent a long request at the same time, and all of them were read.
+#[tokio::test]
+async fn long_requests_of_a_gateways_own_apps_that_come_at_once_do_not_fill_its_memory() {
+    let connect = |to: SocketAddr| format!("CONNECT {to} HTTP/1.1\r\n\r\n").into_bytes();
+    send_to_a_server_that_reads_nothing("127.0.0.106", connect).await;
 }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use listenfd::ListenFd;
 use nix::sys::stat::{Mode, fchmod, mode_t, umask};
@@ -115,6 +116,9 @@ fn bind_with(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(mode_of(mode));
     // A directory may have permissions for new files that replace the mask (acl(5)); on Linux, never more than these.
     let _ = fchmod(socket, mode);
+    // It is the mask of the whole process: nobody else changes it meanwhile.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = umask(mode.complement());
     let bound = socket.bind(address);
     umask(before);
