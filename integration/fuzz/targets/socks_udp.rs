@@ -8,12 +8,10 @@ use laneway::wire::target::Target;
 /// `data` is a datagram of an app.
 pub fn run(data: &[u8]) {
     let parsed = parse(data);
-    let [reserved, reserved_too, fragment, kind, rest @ ..] = data else {
+    // The first two are reserved, and ignored.
+    let [_, _, fragment, kind, rest @ ..] = data else {
         return assert_eq!(parsed, Err(Unusable::Truncated));
     };
-    if (*reserved, *reserved_too) != (0, 0) {
-        return assert_eq!(parsed, Err(Unusable::Malformed));
-    }
     if *fragment != 0 {
         return assert_eq!(parsed, Err(Unusable::Fragment));
     }

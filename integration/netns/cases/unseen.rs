@@ -159,14 +159,10 @@ fn one_of_two_servers_that_is_down(lab: &Lab) {
     let _node = group.client(&c1, &[]);
     for options in [&[][..], &["--server", "10.88.0.100:80"]] {
         let diagnosis = diagnose(&c1, options);
-        let words =
-            ["g1 at 10.77.0.21:7420 does not reach 10.88.0.100:81", "refused", "correct g1's --server"];
+        // By IPv4 or IPv6.
+        let words = ["g1 at ", ":7420 does not reach 10.88.0.100:81", "refused", "correct g1's --server"];
         blames(&diagnosis, "gateway", &words);
-        assert!(
-            diagnosis.text.contains("g1 at 10.77.0.21:7420 reaches 10.88.0.100:80"),
-            "{}",
-            diagnosis.text
-        );
+        assert!(diagnosis.text.contains(":7420 reaches 10.88.0.100:80"), "{}", diagnosis.text);
     }
     let diagnosis = diagnose(&g1, &[]);
     blames(&diagnosis, "gateway", &["10.88.0.100:81 is not reached", "correct this machine's --server"]);
