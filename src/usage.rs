@@ -4,6 +4,7 @@
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
+use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
@@ -270,6 +271,10 @@ impl<'a> NamedCommand<'a> {
             return (why, other);
         }
         let why = format!("'{}' is one argument too many", printable(whole));
+        if !whole.is_empty() && Path::new(whole).exists() {
+            let hint = "it is a file: the shell replaces a * by names of files unless it is quoted, as in --allow '*'";
+            return (why, Some(hint.to_owned()));
+        }
         let option = self.takes(name).then(|| format!("--{name}"));
         (why, meant(option.as_deref()))
     }
@@ -326,6 +331,8 @@ fn value(error: &clap::Error, at: &NamedCommand<'_>, arguments: &[OsString]) -> 
     let fixed = given.as_deref().and_then(in_brackets);
     let example = fixed.as_deref().or(example(long)).map(|example| match variable {
         Some(variable) => format!("write it like {variable}={example}, or unset it; "),
+        // The shell would replace it by names of files.
+        None if example.contains('*') => format!("write it like {flag} '{example}'; "),
         None => format!("write it like {flag} {example}; "),
     });
     let is_url = given.as_deref().is_some_and(|given| given.contains("://"));

@@ -404,6 +404,43 @@ async fn what_may_depend_on_who_asks_is_shared_only_once_it_may_be_used_without_
     }
 }
 
+/// By naming any digest a member got the page of another one that was under way, or was just being validated.
+#[tokio::test]
+async fn a_digest_that_no_index_names_opens_nothing_that_belongs_to_another() {
+    let site = Site::new().await;
+    let digest = format!("Laneway-Digest: sha256:{}\r\n", "ab".repeat(32));
+    let head = "HTTP/1.1 200 OK\r\nETag: \"5\"\r\nCache-Control: no-cache\r\nContent-Length: 10\r\n\r\n";
+    for (path, range) in
+        [("/page", "Range: bytes=0-\r\n"), ("/manifests/page", ""), ("/part", "Range: bytes=0-3\r\n")]
+    {
+        let line = format!("GET {path}");
+        let mut victim = site.app(&line, "Cookie: sid=victim\r\n").await;
+        let (mut server, _) = site.server().await;
+        server.say(format!("{head}sec")).await;
+        victim.head().await;
+        let mut attacker = site.node(&line, &format!("{range}{digest}")).await;
+        let (mut other, _) = site.server().await;
+        other.say("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(attacker.head().await.starts_with("HTTP/1.1 403 "), "{path}");
+        server.say("rets of").await;
+        victim.hear("secrets of").await;
+    }
+    for (path, range) in [("/page2", "Range: bytes=0-\r\n"), ("/manifests/page2", "")] {
+        let line = format!("GET {path}");
+        site.fetch(path, &format!("{head}secrets of")).await;
+        let mut victim = site.app(&line, "Cookie: sid=victim\r\n").await;
+        let (mut server, asked) = site.server().await;
+        assert_eq!(self::line(&asked, "If-None-Match"), Some("\"5\""), "{asked}");
+        let mut attacker = site.node(&line, &format!("{range}{digest}")).await;
+        server.say("HTTP/1.1 304 Not Modified\r\nETag: \"5\"\r\n\r\n").await;
+        victim.head().await;
+        victim.hear("secrets of").await;
+        let (mut other, _) = site.server().await;
+        other.say("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+        assert!(attacker.head().await.starts_with("HTTP/1.1 403 "), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn whoever_asks_meanwhile_gets_the_response_although_the_first_one_left_before_it_came() {
     let site = Site::new().await;

@@ -193,7 +193,9 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     say(
         "WHOEVER HAS THIS FILE IS THE GROUP'S AUTHORITY: it admits and removes members, and cannot be removed.",
     );
-    say("Copy it over a confidential channel, and delete it after the import. On the other machine:\n");
+    say(
+        "Keep it offline as a backup, or copy it over a confidential channel and delete it after the import. On the other machine:\n",
+    );
     say(format_args!("    laneway ca import {shown}\n"));
     say(
         "Both machines then hold the key. To move the key instead of copying it, delete it here afterwards:\n",

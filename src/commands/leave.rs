@@ -30,6 +30,9 @@ use crate::wire::target::Target;
 /// What is said where the group's only key is removed.
 const WITHOUT_KEY: &str = "The group's only key is removed with them: nobody can admit or remove machines any more. For a new group, run \
      'laneway init' on one machine, and 'laneway leave --force --yes' and 'laneway join' with its code on the others.";
+/// What is said where a copy of the group's key is removed.
+const WITHOUT_THIS_KEY: &str = "The group's key is removed from this machine. It is still in the file that 'laneway ca export' wrote, and on a \
+     machine where that was imported ('laneway ca import FILE'): without it nobody can admit or remove machines.";
 /// Number of gateways that are told: any one of them passes it on.
 const ENOUGH: usize = 4;
 /// How long a running node may take to follow.
@@ -102,11 +105,15 @@ impl Leave {
                 .after(nobody(&group)));
         }
         let held_the_only_key = holds_the_only_key(&state)?;
+        let held_its_key = Authority::load(&state)?.is_some();
         forget(&state)?;
         say(format_args!("This machine has left the group '{}', and its keys are removed.", group.name));
         if held_the_only_key {
             say(WITHOUT_KEY);
             return Ok(());
+        }
+        if held_its_key {
+            say(WITHOUT_THIS_KEY);
         }
         let name = &group.node.name;
         match told.as_slice() {

@@ -44,8 +44,10 @@ pub struct Cache {
     alone: Mutex<Remembered>,
     /// URIs whose last response depended on who had asked, as far as is known.
     personal: Mutex<Remembered>,
-    /// URIs and members whose fetches are not shared with those who ask for the same content by another URI.
+    /// URIs whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
+    /// Members whose fetches are not, either: however many URIs they name, they stay known.
+    liars: Mutex<Remembered>,
     /// URIs whose servers were compared a short while ago with a fetch by another one.
     tried: Mutex<Remembered>,
     /// Stored responses whose bytes were compared with their digest a short while ago, or are now.
@@ -108,6 +110,7 @@ impl Cache {
             alone: Mutex::default(),
             personal: Mutex::default(),
             apart: Mutex::default(),
+            liars: Mutex::default(),
             tried: Mutex::default(),
             verified: Mutex::default(),
             hashing: tokio::sync::Mutex::default(),
@@ -168,7 +171,7 @@ impl Cache {
 
     /// Whether a fetch for `uri` by `member` may be shared with those who ask for the same content by another URI.
     pub(super) fn may_cross(&self, uri: &str, member: NodeId) -> bool {
-        !self.counts(&self.apart, uri) && !self.counts(&self.apart, member)
+        !self.counts(&self.apart, uri) && !self.counts(&self.liars, member)
     }
 
     /// Notes that a fetch for `uri` did not bring the content that others ask for, too.
@@ -178,8 +181,11 @@ impl Cache {
 
     /// Notes that what `member` asked for at `uri` was something else than it said.
     pub(super) fn was_wrong(&self, uri: &str, member: NodeId) {
-        self.keep_apart(uri);
-        self.remember(&self.apart, member, APART);
+        // What it asks for from now on is shared with nobody.
+        if !self.counts(&self.liars, member) {
+            self.keep_apart(uri);
+        }
+        self.remember(&self.liars, member, APART);
     }
 
     /// Whether fetches for `uri` are not shared with those who ask for the same content by another URI.
@@ -198,8 +204,14 @@ impl Cache {
             && remembered.get(&self.hasher.hash_one(what)).is_some_and(|until| Instant::now() < *until)
     }
 
+    /// Notes that something counts from now on, in place of something else when there is no room.
     fn remember(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) {
-        self.note(&mut lock(remembered), what, time);
+        let mut remembered = lock(remembered);
+        if !self.note(&mut remembered, &what, time) {
+            let displaced = remembered.keys().next().copied();
+            displaced.map(|displaced| remembered.remove(&displaced));
+            self.note(&mut remembered, what, time);
+        }
     }
 
     /// Notes that something counts from now on; false when it does already, or too much does.

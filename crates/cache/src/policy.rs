@@ -109,6 +109,8 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
     matches!(request.method, Method::GET | Method::HEAD)
         && matches!(request.body, BodyLength::None | BodyLength::Exact(0))
         && request.upgrade.is_none()
+        && !["upgrade", "expect", "trailer"].iter().any(|name| has(name))
+        && request.fields.all("connection").all(names_usual_options)
         && !has("authorization")
         && !has("if-match")
         && !has("if-unmodified-since")
@@ -117,10 +119,32 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !CacheControl::of(&request.fields).has("no-store")
 }
 
+/// Whether the options of a connection are those that every client has. Others are names of fields that the next recipient removes
+/// (RFC 9110 §7.6.1), which may change what it answers.
+fn names_usual_options(options: &[u8]) -> bool {
+    options.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|option| {
+        [&b""[..], b"close", b"keep-alive", b"te"].iter().any(|usual| option.eq_ignore_ascii_case(usual))
+    })
+}
+
 /// Parts of the names of fields by which some servers are told another URL, method or client than the request has, such as
 /// `X-Forwarded-Host`, `X-Original-URL` and `Client-IP`. What they answer depends on them without a Vary that says so, and a member must
 /// not choose what the others get.
-const SPEAKING_FOR_ANOTHER: [&str; 23] = [
+const SPEAKING_FOR_ANOTHER: [&str; 36] = [
+    // Some servers read it as a hyphen, and a proxy before them does not.
+    "_",
+    "domain",
+    "-port",
+    "script-name",
+    "server-name",
+    "visitor",
+    "-ssl",
+    "-proto",
+    "-site",
+    "prefix",
+    "-target",
+    "-verb",
+    "translate",
     "forwarded",
     "original",
     "rewrite",
@@ -146,16 +170,37 @@ const SPEAKING_FOR_ANOTHER: [&str; 23] = [
     "tenant",
 ];
 /// Parts of the names of fields by which users log in where the server does not use `Authorization`.
-const LOGIN: [&str; 9] =
-    ["auth", "token", "api-key", "apikey", "access-key", "session", "secret", "password", "credential"];
+const LOGIN: [&str; 21] = [
+    "auth",
+    "token",
+    "-key",
+    "apikey",
+    "art-api",
+    "session",
+    "secret",
+    "passw",
+    "credential",
+    "bearer",
+    "ticket",
+    "jwt",
+    "assertion",
+    "remote-user",
+    "vault",
+    "-otp",
+    "login",
+    "-user",
+    "macaroon",
+    "signature",
+    "x-api",
+];
 
 /// Whether this field lets the request speak for another client or URL, or logs it in.
 fn speaks_for_another(name: &[u8]) -> bool {
-    !is_impersonal(name)
-        && SPEAKING_FOR_ANOTHER
-            .iter()
-            .chain(&LOGIN)
-            .any(|part| name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes())))
+    name.eq_ignore_ascii_case(b"npm-otp")
+        || !is_impersonal(name)
+            && SPEAKING_FOR_ANOTHER.iter().chain(&LOGIN).any(|part| {
+                name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
+            })
 }
 
 /// Fields by which a server does not tell one user from another; so do all that begin as in [`IMPERSONAL_BEGINNINGS`].

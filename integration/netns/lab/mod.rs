@@ -208,6 +208,14 @@ fn plug_in(prefix: &str, directory: &std::path::Path, name: &str, number: u8, sw
         ip(&["-n", &format!("{prefix}-{interface}")], &format!("link set {name} master bridge up\n"));
     }
     ip(&["-n", &namespace], &legs);
+    // On a busy machine the kernel takes its time to say so.
+    wait_until("the cables of a host to have a carrier", || {
+        let shown = Command::new(programs::find("ip").unwrap())
+            .args(["-n", &namespace, "-o", "link"])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&shown.stdout).matches(" state UP ").count() == switches.len()
+    });
     host
 }
 

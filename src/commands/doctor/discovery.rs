@@ -10,6 +10,7 @@ use super::machine::Node;
 use super::neighbours::Astray;
 use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to, with_interface};
 use super::report::{Finding, Layer, Verdict};
+use crate::commands::ask;
 use crate::failure::{Failure, Kind};
 use crate::lan::{self, Lan};
 use crate::peers::survey::{Seen, Survey};
@@ -142,6 +143,10 @@ fn too_many_active(survey: &Survey, node: &Node, facts: &Facts<'_>) -> Option<Fi
     let others = survey.links().into_iter().filter(|seen| seen.advert.state == State::Active);
     let others: Vec<_> = others.map(|seen| format!("{} at {}", seen.name, seen.link.ip())).collect();
     if others.len() < usize::from(most) {
+        return None;
+    }
+    // One of them may have taken over while this command was listening.
+    if ask::about(node.proxy).is_ok_and(|now| now.node.state.as_deref() != Some("active")) {
         return None;
     }
     let port = facts.port;

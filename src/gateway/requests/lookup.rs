@@ -125,7 +125,7 @@ impl Stream<'_> {
         let stored = Stored { total: body.total?, ..body.stored.clone() };
         let (start, end) = wanted_of(request, &stored);
         let fits = self.is_answered_by(request, &stored, uri)
-            && (self.digest.is_some()
+            && (self.common_name(&whole, uri).is_some()
                 || self.may_share(request, &stored, identity) && may_share_late(request, &stored));
         let comes = end <= body.end() || !body.is_slow() && is_near(&body, start, SOON);
         (fits && comes).then_some(body)

@@ -202,7 +202,9 @@ impl Seen<'_> {
 impl Seen<'_> {
     /// The URI of which the response to a HEAD says how it is now.
     fn asked_about(&self, response: &ResponseHead) -> Option<String> {
-        let tells = self.request.method == Method::HEAD && response.status == 200;
+        let tells = self.request.method == Method::HEAD
+            && response.status == 200
+            && policy::concerns_cache(self.request);
         if tells { policy::uri(self.origin, self.request) } else { None }
     }
 }

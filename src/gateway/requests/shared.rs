@@ -127,7 +127,7 @@ impl Stream<'_> {
                 None => return Ok(Turn::Alone),
             },
         };
-        match self.wait(request, outcome, is_by_other_uri).await? {
+        match self.wait((request, uri), outcome, is_by_other_uri).await? {
             Some(Outcome::Failed(_) | Outcome::Alone) | None if is_by_other_uri => {
                 self.cache.keep_apart(uri);
                 Ok(Turn::Again)
@@ -152,14 +152,16 @@ impl Stream<'_> {
     /// Waits for what another one fetches; `None` when this request has to go to the server by itself.
     async fn wait(
         &mut self,
-        request: &RequestHead,
+        (request, uri): (&RequestHead, &str),
         outcome: watch::Receiver<Option<Outcome>>,
         is_by_other_uri: bool,
     ) -> Result<Option<Outcome>, End> {
+        // Only then have all who share it named the same digest.
+        let is_named = self.common_name(request, uri).is_some();
         // What was asked for before the response came is as good as validated by it.
         let is_late = !matches!(*outcome.borrow(), None | Some(Outcome::Connected));
         let outcome = self.outcome(outcome, Some(PATIENCE), is_by_other_uri).await?;
-        if self.digest.is_some() {
+        if is_named {
             return Ok(outcome);
         }
         Ok(outcome.filter(|outcome| match outcome {

@@ -78,6 +78,17 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "X-Auth-Token: a\r\n", fresh, false),
         (200, "Private-Token: a\r\n", fresh, false),
         (200, "X-Api-Key: a\r\n", fresh, false),
+        (200, "X-JFrog-Art-Api: a\r\n", fresh, false),
+        (200, "Ocp-Apim-Subscription-Key: a\r\n", fresh, false),
+        (200, "X-Jwt-Assertion: a\r\n", fresh, false),
+        (200, "npm-otp: 123456\r\n", fresh, false),
+        (200, "X-Script-Name: /other\r\n", fresh, false),
+        (200, "Content_Length: 5\r\n", fresh, false),
+        // Fields that the server is told to ignore.
+        (200, "Connection: close, X-Forwarded-Proto\r\n", fresh, false),
+        (200, "Upgrade: h2c\r\n", fresh, false),
+        (200, "Expect: 200-ok\r\n", fresh, false),
+        (200, "Connection: Keep-Alive,TE\r\nTE: trailers\r\n", fresh, true),
         (200, "Proxy-Connection: close\r\nSec-Fetch-Site: none\r\nnpm-session: 1\r\n", fresh, true),
         (200, "X-Forward: 1\r\nX-Requested-With: app\r\nTest-ID: 1\r\n", fresh, true),
         // §5.2.2.3: a status whose requirements are not known.
