@@ -83,7 +83,7 @@ async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<
             Ok(Ok(_)) => {}
             Ok(Err(failure)) => return Err(reply(&failure, None)),
             Err(_late) => {
-                let why = format!("the gateway's name servers did not answer for {name} within {seconds} s");
+                let why = format!("this machine's name servers did not answer for {name} within {seconds} s");
                 return Err(Reply::Nothing(why));
             }
         }
