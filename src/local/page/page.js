@@ -71,7 +71,7 @@ function way({ node, servers }) {
   return node.reach ? `reaches servers directly${last}` : "connects to servers itself";
 }
 
-function clients({ clients_in_all: all, clients_silent: silent }) {
+function servedClients({ clients_in_all: all, clients_silent: silent }) {
   const served = `serves ${plural(all - silent, "client")}`;
   return silent === 0 ? served : `${served}; ${silent} more ${silent === 1 ? "does" : "do"} not answer`;
 }
@@ -86,7 +86,7 @@ function header(seen) {
     node.is_draining ? ["wait", "stopping: no new connections"]
     : node.is_removed ? ["bad", "removed from the group: no member accepts its links"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
-    : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, ${clients(seen)}`]
+    : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, ${servedClients(seen)}`]
     : trouble ? ["bad", `no gateway: ${trouble}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
