@@ -127,6 +127,10 @@ fn names_usual_options(options: &[u8]) -> bool {
     })
 }
 
+/// The longest name of a field that is searched for these parts, in bytes; the request with a longer one passes the cache by. Whoever sends
+/// names of 60 KiB would have each of them searched for all parts.
+const LONGEST_NAME: usize = 64;
+
 /// Parts of the names of fields by which some servers are told another URL, method or client than the request has, such as
 /// `X-Forwarded-Host`, `X-Original-URL` and `Client-IP`. What they answer depends on them without a Vary that says so, and a member must
 /// not choose what the others get.
@@ -196,7 +200,8 @@ const LOGIN: [&str; 21] = [
 
 /// Whether this field lets the request speak for another client or URL, or logs it in.
 fn speaks_for_another(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"npm-otp")
+    name.len() > LONGEST_NAME
+        || name.eq_ignore_ascii_case(b"npm-otp")
         || !is_impersonal(name)
             && SPEAKING_FOR_ANOTHER.iter().chain(&LOGIN).any(|part| {
                 name.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))

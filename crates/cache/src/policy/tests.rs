@@ -84,6 +84,7 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "npm-otp: 123456\r\n", fresh, false),
         (200, "X-Script-Name: /other\r\n", fresh, false),
         (200, "Content_Length: 5\r\n", fresh, false),
+        (200, &format!("X-{}: a\r\n", "a".repeat(63)), fresh, false),
         // Fields that the server is told to ignore.
         (200, "Connection: close, X-Forwarded-Proto\r\n", fresh, false),
         (200, "Upgrade: h2c\r\n", fresh, false),
