@@ -67,8 +67,9 @@ async fn fields_keep_their_order_spelling_and_bytes() {
 async fn a_target_wins_over_a_host_that_differs_from_it() {
     let mut pair = Pair::new().await;
     let at = pair.origin.address;
-    for host in ["other", "other:80", ""] {
-        let request = format!("GET http://AT/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for (user, host) in [("", "other"), ("", "other:80"), ("", ""), ("u:p@", "u:p@other"), ("", "u@other:80")]
+    {
+        let request = format!("GET http://{user}AT/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let head = received(&mut pair, request.as_bytes()).await;
         assert!(has_line(&String::from_utf8(head).unwrap(), &format!("Host: {at}")), "{host}");
     }

@@ -8,7 +8,7 @@ use http::Method;
 use super::forward::{Connection, FramingField, end_to_end, via_names, write_field, write_via};
 use super::framing::{self, decimal};
 use super::grammar::is_token;
-use super::target::{authority, in_ascii, write_authority};
+use super::target::{authority, in_ascii, without_user_info, write_authority};
 use super::{BodyLength, Fields, MAX_HEAD, MAX_LINK_HEAD, Malformed, RequestTarget, Version, login, tokens};
 
 /// The head of a request.
@@ -235,7 +235,7 @@ impl RequestHead {
 }
 
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes
-/// precedence, and may then be empty. That of a CONNECT goes nowhere, and says nothing that its target does not say: many
+/// precedence, and may then be empty or have the user information of a URL: Python sends both to a proxy as they are. That of a CONNECT goes nowhere, and says nothing that its target does not say: many
 /// clients send none, and others a URL or an address with a zone.
 fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
     let target_has_host = match target {
@@ -253,7 +253,7 @@ fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Resu
     if target_has_host && host.is_empty() {
         return Ok(());
     }
-    let host = if target_has_host { in_ascii(host) } else { Ok(host.into()) };
+    let host = if target_has_host { without_user_info(host).and_then(in_ascii) } else { Ok(host.into()) };
     host.and_then(|host| authority(&host).map(drop)).ok().ok_or(Malformed::HostField)
 }
 
@@ -404,7 +404,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", HostField),
             ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", HostField),
             ("GET / HTTP/1.1\r\nHost: http://h/\r\n\r\n", HostField),
-            ("GET http://h/ HTTP/1.1\r\nHost: u@h\r\n\r\n", HostField),
+            ("GET / HTTP/1.1\r\nHost: u@h\r\n\r\n", HostField),
+            ("GET http://h/ HTTP/1.1\r\nHost: u@v@h\r\n\r\n", HostField),
             ("GET http://h/ HTTP/1.1\r\nHost: h:x\r\n\r\n", HostField),
             // CONNECT.
             ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nContent-Length: x\r\n\r\n", ContentLength),

@@ -166,7 +166,7 @@ pub(super) fn in_ascii(authority: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
 /// `authority` without `userinfo "@"` (RFC 3986 §3.2.1). RFC 9110 §4.2.4 forbids clients to send it, and some do so
 /// nevertheless, also with a password as it was typed; the server is not told (RFC 9112 §3.2). What some readers take for the
 /// end of the host or for another host is refused.
-fn without_user_info(authority: &[u8]) -> Result<&[u8], Malformed> {
+pub(super) fn without_user_info(authority: &[u8]) -> Result<&[u8], Malformed> {
     let Some(end) = authority.iter().position(|&byte| byte == b'@') else { return Ok(authority) };
     if authority[..end].iter().any(|byte| b"\\[]".contains(byte)) || authority[end + 1..].contains(&b'@') {
         return Err(Malformed::UserInfo);
