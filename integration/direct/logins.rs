@@ -37,6 +37,34 @@ async fn an_app_that_logs_in_is_served_in_every_dialect_that_has_logins() {
 }
 
 #[tokio::test]
+async fn an_app_that_offers_nothing_but_a_login_is_served_where_none_is_needed() {
+    let (proxy, origin) = (Proxy::direct().await, Origin::new());
+    let request = [&[5, 1, 0, 1, 127, 0, 0, 1][..], &origin.address.port().to_be_bytes()].concat();
+    for (greeting, login) in [
+        (&[5, 1, 2][..], &b"\x01\x03ann\x06secret"[..]),
+        (&[5, 1, 2], b"\x01\x03ann\0"),
+        (&[5, 1, 2], b"\x01\0\0"),
+        (&[5, 2, 1, 2], b"\x01\x01x\x01y"),
+    ] {
+        let mut app = Peer::connect(proxy.address).await;
+        app.say([greeting, login, &request].concat()).await;
+        let _server = origin.accept().await;
+        app.hear(&format!("{WELCOME}\x05\0\0\x01\0\0\0\0\0\0")).await;
+    }
+    let mut app = Peer::connect(proxy.address).await;
+    app.say([&[5, 3, 1, 2, 0][..], &request].concat()).await;
+    let _server = origin.accept().await;
+    app.hear("\x05\0\x05\0\0\x01\0\0\0\0\0\0").await;
+    for (request, answer) in
+        [(&b"\x05\x01\x01"[..], "\x05\u{fffd}"), (b"\x05\x01\x02\x05\x01x\x01y", "\x05\x02\x01\x01")]
+    {
+        let mut app = Peer::connect(proxy.address).await;
+        app.say(request).await;
+        assert_eq!(app.rest().await, answer);
+    }
+}
+
+#[tokio::test]
 async fn an_app_that_does_not_log_in_reaches_nothing() {
     let (proxy, origin) = (proxy().await, Origin::new());
     let at = origin.address;

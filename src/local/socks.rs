@@ -1,15 +1,14 @@
 //! SOCKS5 (RFC 1928) at the local port: CONNECT and UDP ASSOCIATE, without authentication or by name and password
 //! (RFC 1929).
 //!
-//! fast-socks5 negotiates the method and reads the address. The command and the replies are handled here: a reply must
-//! wait for the connection to the server and carry its real code, but fast-socks5 would send it on its own.
+//! fast-socks5 reads the address. The rest is handled here: which methods are accepted depends on what the app offers, and a
+//! reply must wait for the connection to the server and carry its real code, but fast-socks5 would send it on its own.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fast_socks5::server::{NoAuthentication, PasswordAuthentication, Socks5ServerProtocol, SocksServerError};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -27,6 +26,11 @@ use crate::wire::target::Target;
 
 /// The first byte of SOCKS5.
 pub const VERSION: u8 = 5;
+
+/// The methods that are known, and the answer where none of them is offered (RFC 1928 §3).
+const WITHOUT_LOGIN: u8 = 0;
+const BY_PASSWORD: u8 = 2;
+const NO_METHOD: u8 = 0xff;
 
 /// The version of the login, and its two answers (RFC 1929 §2).
 const LOGIN: u8 = 1;
@@ -172,7 +176,7 @@ async fn refuse(local: &Local, app: TcpStream, error: HandshakeError, mut record
         HandshakeError::NoMethod => {
             let (reason, why) = match local.logins.are_needed() {
                 true => (RefusalReason::NoLogin, "the app has no login"),
-                false => (RefusalReason::Unsupported, "the app insists on a login"),
+                false => (RefusalReason::Unsupported, "the app offers no known method"),
             };
             record.refused(reason, why);
             send_last(app, &[]).await;
@@ -205,8 +209,8 @@ async fn associate(local: &Local, app: TcpStream, peer: &AppPeer, port: u16, mut
 /// Decides whether a name and a password are accepted.
 pub type Admit<'a> = dyn Fn(&[u8], &[u8]) -> bool + Sync + 'a;
 
-/// Reads the greeting, the login if `admit` judges one, and the request (RFC 1928 §3, §4), and answers all but the
-/// request. What the app sent after them stays in `reader`.
+/// Reads the greeting, the login, and the request (RFC 1928 §3, §4), and answers all but the request. `admit` judges the login;
+/// without it none is needed. What the app sent after them stays in `reader`.
 ///
 /// # Errors
 /// [`HandshakeError`].
@@ -214,18 +218,9 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     reader: &mut BufReader<S>,
     admit: Option<&Admit<'_>>,
 ) -> Result<Command, HandshakeError> {
-    let greeting = Socks5ServerProtocol::start(&mut *reader);
-    let agreed = match admit {
-        None => greeting.negotiate_auth(&[NoAuthentication]).await.map(drop),
-        Some(_) => greeting.negotiate_auth(&[PasswordAuthentication]).await.map(drop),
-    };
-    agreed.map_err(|error| match error {
-        SocksServerError::AuthMethodUnacceptable(_) => HandshakeError::NoMethod,
-        _ => HandshakeError::HungUp,
-    })?;
-    if let Some(admit) = admit {
+    if greeting(reader, admit.is_some()).await? == BY_PASSWORD {
         match login(reader).await {
-            Ok(Some((name, password))) if admit(&name, &password) => {
+            Ok(Some((name, password))) if admit.is_none_or(|admit| admit(&name, &password)) => {
                 reader.write_all(&LOGIN_ACCEPTED).await.map_err(hung_up)?;
             }
             Ok(_) => return Err(HandshakeError::WrongLogin),
@@ -233,6 +228,23 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     request(reader).await
+}
+
+/// Reads the greeting and answers with the method, which it returns. Many apps that have a login offer only that: where none is
+/// needed, any is accepted.
+async fn greeting<S: AsyncRead + AsyncWrite + Unpin>(
+    reader: &mut BufReader<S>,
+    needs_login: bool,
+) -> Result<u8, HandshakeError> {
+    if reader.read_u8().await.map_err(hung_up)? != VERSION {
+        return Err(HandshakeError::HungUp);
+    }
+    let mut offered = vec![0; reader.read_u8().await.map_err(hung_up)?.into()];
+    reader.read_exact(&mut offered).await.map_err(hung_up)?;
+    let accepted: &[u8] = if needs_login { &[BY_PASSWORD] } else { &[WITHOUT_LOGIN, BY_PASSWORD] };
+    let method = accepted.iter().copied().find(|method| offered.contains(method));
+    reader.write_all(&[VERSION, method.unwrap_or(NO_METHOD)]).await.map_err(hung_up)?;
+    method.ok_or(HandshakeError::NoMethod)
 }
 
 async fn request(reader: &mut (impl AsyncRead + Unpin)) -> Result<Command, HandshakeError> {

@@ -79,37 +79,49 @@ fn reference(data: &[u8], asks: bool) -> Outcome {
     let Some((methods, rest)) = rest.split_at_checked((*count).into()) else {
         return (Err(HandshakeError::HungUp), Vec::new(), None);
     };
-    let method = if asks { 2 } else { 0 };
-    if !methods.contains(&method) {
-        return (Err(HandshakeError::NoMethod), vec![5, 0xff], None);
-    }
-    let mut answer = vec![5, method];
-    let rest = if asks {
+    let logs_in = match (methods.contains(&0), methods.contains(&2)) {
+        (true, _) if !asks => false,
+        (_, true) => true,
+        _ => return (Err(HandshakeError::NoMethod), vec![5, 0xff], None),
+    };
+    let mut answer = vec![5, if logs_in { 2 } else { 0 }];
+    let rest = if logs_in {
         match login(rest) {
             None => return (Err(HandshakeError::HungUp), answer, None),
-            Some((false, _)) => return (Err(HandshakeError::WrongLogin), answer, None),
-            Some((true, rest)) => rest,
+            Some(Login::Wrong) => return (Err(HandshakeError::WrongLogin), answer, None),
+            Some(Login::Other(_)) if asks => return (Err(HandshakeError::WrongLogin), answer, None),
+            Some(Login::Right(rest) | Login::Other(rest)) => rest,
         }
     } else {
         rest
     };
-    answer.extend_from_slice(if asks { &[1, 0] } else { &[] });
+    answer.extend_from_slice(if logs_in { &[1, 0] } else { &[] });
     let (asked, rest) = request(rest).unwrap_or((Err(HandshakeError::HungUp), &[]));
     let rest = matches!(asked, Ok(Command::Connect(_))).then(|| rest.to_vec());
     (asked, answer, rest)
 }
 
+/// A login, and what follows it.
+enum Login<'a> {
+    /// The one that the proxy knows.
+    Right(&'a [u8]),
+    /// Any other one.
+    Other(&'a [u8]),
+    /// Not one by name and password.
+    Wrong,
+}
+
 /// RFC 1929; `None` when the login is not whole.
-fn login(data: &[u8]) -> Option<(bool, &[u8])> {
+fn login(data: &[u8]) -> Option<Login<'_>> {
     let (&version, rest) = data.split_first()?;
     if version != 1 {
-        return Some((false, rest));
+        return Some(Login::Wrong);
     }
     let (&length, rest) = rest.split_first()?;
     let (name, rest) = rest.split_at_checked(length.into())?;
     let (&length, rest) = rest.split_first()?;
     let (password, rest) = rest.split_at_checked(length.into())?;
-    Some(((name, password) == (b"a", b"b"), rest))
+    Some(if (name, password) == (b"a", b"b") { Login::Right(rest) } else { Login::Other(rest) })
 }
 
 fn refused(why: Refused) -> Handshake {
