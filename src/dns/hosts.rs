@@ -8,6 +8,7 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::conf::absolute;
+use crate::wire::target::without_dot;
 
 /// The time to live of its answers, in seconds: the file may change at any time.
 const TTL: u32 = 5;
@@ -46,9 +47,10 @@ impl Hosts {
         Self::read(&crate::sys::resolver::hosts())
     }
 
-    /// The addresses of a name in lower case, on all lines that have it.
+    /// The addresses of a name in lower case, on all lines that have it. A name with a trailing dot is the same one, which the
+    /// C library does not find.
     pub fn find(&self, name: &str) -> Option<&[IpAddr]> {
-        self.by_name.get(name).map(Vec::as_slice)
+        self.by_name.get(without_dot(name)).map(Vec::as_slice)
     }
 
     /// The answer to a question, if the file has the name or the address. A name with addresses of one family has none of
@@ -104,6 +106,7 @@ mod tests {
         };
         assert_eq!(find("one"), ["10.0.0.1", "10.0.0.2", "2001:db8::1"]);
         assert_eq!(find("one.lab"), ["10.0.0.1"]);
+        assert_eq!((find("one."), find("one.lab.")), (find("one"), find("one.lab")));
         assert_eq!(find("mapped"), ["10.0.0.3"]);
         assert!(hosts.find("no").is_none() && hosts.find("alias").is_none());
         let ask = |name: &str, kind| hosts.answer(&op::Query::query(Name::from_ascii(name).unwrap(), kind));

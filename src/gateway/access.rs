@@ -102,7 +102,8 @@ impl Access {
     /// [`Kind::NameForbidden`].
     pub fn judge_name_alone(&self, target: &Target) -> Result<(), Failure> {
         let Host::Name(name) = &target.host else { return self.judge_name(target) };
-        if LOCAL_NAMES.contains(&without_dot(name)) || name.ends_with(".localhost") {
+        let plain = without_dot(name);
+        if LOCAL_NAMES.contains(&plain) || plain.ends_with(".localhost") {
             return Err(self.refused(target, None, Why::LocalName));
         }
         let first = self
@@ -361,7 +362,9 @@ mod tests {
         assert!(!judge(&["*.example.org:443"], &[], "www.example.org:80"));
         assert!(!judge(&["10.0.0.0/8"], &[], "example.org:443"), "its address cannot be judged");
         assert!(!judge(&["*"], &["example.org"], "example.org:443"));
-        for local in ["localhost:80", "LOCALHOST.:80", "db.localhost:80", "ip6-localhost:80"] {
+        for local in
+            ["localhost:80", "LOCALHOST.:80", "db.localhost:80", "db.localhost.:80", "ip6-localhost:80"]
+        {
             assert!(!judge(&["*", "localhost"], &[], local), "{local}");
         }
     }

@@ -257,7 +257,7 @@ impl Egress {
     /// Notes that `target` has had time to answer, and has not.
     pub fn is_slow(&self, target: &Target, by: NodeId) {
         let servers = self.group_servers();
-        if servers.is_empty() || servers.iter().any(|server| server.target == *target) {
+        if servers.is_empty() || servers.iter().any(|server| server.target.is_same(target)) {
             self.report(Outcome::Slow(target.clone()), by, None);
         }
     }
@@ -277,7 +277,7 @@ impl Egress {
         // Without its upstream proxy the gateway reaches none of the servers.
         let upstream_failed = connected.as_ref().is_err_and(upstream::is_unreachable);
         for server in servers {
-            if (upstream_failed || server.target == *target && !refused)
+            if (upstream_failed || server.target.is_same(target) && !refused)
                 && server.should_report(connected.is_ok(), Instant::now())
             {
                 let target = server.target.clone();
@@ -316,7 +316,7 @@ impl Egress {
     /// Notes that `target`, the host at `from`, has sent something to a member, which speaks `speech` with it.
     pub fn answered(&self, (target, by): (&Target, NodeId), from: SocketAddr, speech: Speech) {
         let servers = self.group_servers();
-        let mut asked = servers.iter().filter(|server| server.target == *target);
+        let mut asked = servers.iter().filter(|server| server.target.is_same(target));
         // That a server answers is news only after it was silent.
         let is_news = servers.is_empty() || asked.any(|server| server.is_silent.swap(false, Relaxed));
         if is_news {
@@ -343,7 +343,7 @@ impl Egress {
     /// Notes that `target` answers nothing, though it has accepted a connection.
     pub(super) fn is_silent(&self, (target, by): (&Target, NodeId), speech: Speech, is_acknowledged: bool) {
         let servers = self.group_servers();
-        let mut asked = servers.iter().filter(|server| server.target == *target);
+        let mut asked = servers.iter().filter(|server| server.target.is_same(target));
         let is_server = asked.next().map(|server| server.is_silent.store(true, Relaxed)).is_some();
         if servers.is_empty() || is_server {
             self.report(Outcome::Silent { target: target.clone(), speech, is_acknowledged }, by, None);

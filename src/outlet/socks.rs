@@ -133,7 +133,7 @@ pub(super) fn address(target: &Target) -> Vec<u8> {
             bytes.extend(ip.octets());
         }
         Host::Name(name) => {
-            // A name of DNS has at most 253 characters.
+            // A name of DNS has at most 254 characters.
             let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
             bytes.extend([3, length]);
             bytes.extend(&name.as_bytes()[..length.into()]);

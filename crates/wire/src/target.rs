@@ -14,7 +14,7 @@ const LONGEST_UNICODE: usize = 4 * 253;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
     /// A name in lower case. It contains only letters, digits, `-`, `_` and `.`, and cannot be read as an address.
-    /// Only a name of a single label keeps its trailing dot: without one, resolvers append their domains to it.
+    /// It keeps its trailing dot: without one, resolvers append their domains to it.
     Name(String),
     /// An address, never an IPv4-mapped one.
     Address(IpAddr),
@@ -81,8 +81,7 @@ impl Host {
         if name.len() > 253 || !name.split('.').all(label_ok) {
             return Err(TargetError::Name);
         }
-        let kept = if name.contains('.') { name } else { text };
-        Ok(Self::Name(kept.to_ascii_lowercase()))
+        Ok(Self::Name(text.to_ascii_lowercase()))
     }
 }
 
@@ -147,6 +146,15 @@ impl Target {
             return Err(TargetError::Port);
         }
         Ok(Self { host: Host::parse(host)?, port })
+    }
+
+    /// Whether both are one host and port: a name and the same name with a trailing dot are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let is_same_host = match (&self.host, &other.host) {
+            (Host::Name(one), Host::Name(other)) => without_dot(one) == without_dot(other),
+            (one, other) => one == other,
+        };
+        is_same_host && self.port == other.port
     }
 
     /// The socket address, if the host is an address.
@@ -280,12 +288,22 @@ mod tests {
 
     #[test]
     fn reads_the_three_forms() {
-        assert_eq!("Example.ORG.:80".parse::<Target>().unwrap().to_string(), "example.org:80");
+        assert_eq!("Example.ORG.:80".parse::<Target>().unwrap().to_string(), "example.org.:80");
         assert_eq!("Printer.:80".parse::<Target>().unwrap().to_string(), "printer.:80");
         for text in ["10.0.0.1:443", "10.0.0.1.:443"] {
             assert_eq!(text.parse::<Target>().unwrap().address(), "10.0.0.1:443".parse().ok());
         }
         assert_eq!("[::1]:1".parse::<Target>().unwrap().to_string(), "[::1]:1");
+    }
+
+    #[test]
+    fn a_trailing_dot_makes_no_other_host() {
+        let same = |one: &str, other: &str| {
+            one.parse::<Target>().unwrap().is_same(&other.parse::<Target>().unwrap())
+        };
+        assert!(same("a.example:80", "A.example.:80") && same("printer.:80", "printer:80"));
+        assert!(same("10.0.0.1:80", "10.0.0.1.:80"));
+        assert!(!same("a.example:80", "a.example.:81") && !same("a.example:80", "b.example:80"));
     }
 
     #[test]
@@ -375,7 +393,7 @@ mod tests {
     fn names_of_other_scripts_are_converted_and_others_stay_as_they_are() {
         for (text, name) in [
             ("caf\u{e9}.example", "xn--caf-dma.example"),
-            ("B\u{dc}CHER.example.", "xn--bcher-kva.example"),
+            ("B\u{dc}CHER.example.", "xn--bcher-kva.example."),
             ("xn--caf-dma.example", "xn--caf-dma.example"),
             ("_dmarc.some_host.example", "_dmarc.some_host.example"),
         ] {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::program::output_of;
 use super::report::{Finding, Layer};
 use crate::sys::state::quoted;
-use crate::wire::target::{Host, Target};
+use crate::wire::target::{Host, Target, without_dot};
 
 /// The variables in which software looks for its proxy.
 const PROXY: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
@@ -230,7 +230,8 @@ fn excludes(entry: &str, server: &Target) -> bool {
             is_same || is_part || entry.parse::<IpNet>().is_ok_and(|net| net.contains(ip))
         }
         Host::Name(name) => {
-            let suffix = entry.trim_start_matches('*').trim_start_matches('.');
+            let suffix = without_dot(entry.trim_start_matches('*').trim_start_matches('.'));
+            let name = without_dot(name);
             !suffix.is_empty() && (name == suffix || name.ends_with(&format!(".{suffix}")))
         }
     }
@@ -293,6 +294,8 @@ mod tests {
             (".corp", "a.corp:80"),
             ("*.corp", "a.corp:80"),
             ("A.corp:80", "a.corp:80"),
+            ("a.corp.", "a.corp:80"),
+            ("corp", "a.corp.:80"),
             ("10.0.0.0/8", "10.0.0.5:80"),
             ("10.0.0.5", "10.0.0.5:80"),
             ("10.", "10.0.0.5:80"),

@@ -21,7 +21,7 @@ use crate::net;
 use crate::sys::{neighbour, tools};
 use crate::telemetry::snapshot::RulesSeen;
 use crate::wire::dns::{Query, ResponseCode, word};
-use crate::wire::target::{Host, Target, without_dot};
+use crate::wire::target::{Host, Target};
 
 /// How long to wait for a name server, which is asked twice in that time.
 const LIMIT: Duration = Duration::from_secs(4);
@@ -169,7 +169,7 @@ fn question(server: SocketAddr, name: Option<Name>) -> Query {
 
 /// What a gateway with these rules and servers resolves names for; `None` for nothing.
 fn need(rules: &RulesSeen, servers: &[Target], hosts: &Hosts) -> Option<Need> {
-    let is_known = |name: &str| hosts.find(&without_dot(name).to_ascii_lowercase()).is_some();
+    let is_known = |name: &str| hosts.find(name).is_some();
     let mut names = servers.iter().filter_map(|server| match &server.host {
         Host::Name(name) if !is_known(name) => Some(name.clone()),
         _ => None,

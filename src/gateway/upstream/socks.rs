@@ -101,7 +101,7 @@ fn connect_message(target: &Target) -> Vec<u8> {
         }
         Host::Name(name) => {
             request.push(3);
-            request.push(u8::try_from(name.len()).expect("a name is 253 bytes at most"));
+            request.push(u8::try_from(name.len()).expect("a name is 254 bytes at most"));
             request.extend(name.as_bytes());
         }
     }
