@@ -20,7 +20,7 @@ use super::served::ServedLinks;
 use super::sharer::Sharer;
 use super::state::Gateway;
 use super::tls::ServerTls;
-use super::uplink::Uplink;
+use super::uplink::{OwnNetworks, Uplink};
 use super::way_out::Others;
 use super::{probe, propagation};
 use crate::failure::Failure;
@@ -329,7 +329,8 @@ impl Proof {
         }
         let directory = shared.directory.clone();
         let others = Box::new(move || others(&directory.ranked(Instant::now()), Instant::now()));
-        let uplink = Uplink { egress, tls, served, own: gateway.id, asks_nobody, others };
+        let networks = OwnNetworks::default();
+        let uplink = Uplink { egress, tls, served, own: gateway.id, asks_nobody, others, networks };
         Box::pin(uplink.run(interval, results, reach))
     }
 }

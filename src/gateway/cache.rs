@@ -17,6 +17,7 @@ use crate::cache::store::Store;
 use crate::cache::store::calls::says_nothing;
 use crate::cache::stored::Stored;
 use crate::failure::Failure;
+use crate::memory::{Account, Tally};
 use crate::wire::http::{RequestHead, ResponseHead};
 use crate::wire::id::NodeId;
 
@@ -323,18 +324,24 @@ impl Cache {
         }
     }
 
-    /// Removes what is stored for `uri` that is not what the server has now, as the response to a HEAD shows (RFC 9111 §4.3.5).
+    /// Removes what is stored for `uri` that is not what the server has now, as the response to a HEAD shows (RFC 9111 §4.3.5). What this
+    /// takes while the disk is waited for counts for `account`.
     pub(super) async fn compare(
         self: &Arc<Self>,
         uri: String,
         request: &RequestHead,
         response: &ResponseHead,
+        account: &Arc<Account>,
     ) {
         if !self.store.may_have(&uri) {
             return;
         }
+        let mut held = Tally::of(account);
+        held.set(request.fields.memory() + response.fields.memory());
         let (request, response) = (request.clone(), response.clone());
         let compare = move |store: &Arc<Store>| {
+            // Until it is dropped with the copies.
+            let _held = held;
             for (id, stored) in store.find(&uri) {
                 let is_meant = policy::selects(&request, &stored.selecting, &stored.fields);
                 if is_meant && policy::is_outdated_by(&stored, &response) {
@@ -462,6 +469,36 @@ mod tests {
             assert_eq!(cache.prove(id, digest).await.is_some(), digest == &sha256);
         }
         assert!(cache.prove(id, &sha512).await.is_none() && !cache.store.has(id));
+    }
+
+    /// The copies were counted for nobody.
+    #[tokio::test]
+    async fn what_is_compared_counts_while_the_disk_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, id, _) = lab(&directory);
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        for _ in 0..16 {
+            let gate = gate.clone();
+            cache.store.later(move |_| _ = lock(&gate).recv());
+        }
+        let long = "x".repeat(10_000);
+        let request =
+            RequestHead::parse(format!("HEAD /f HTTP/1.1\r\nHost: h\r\nA: {long}\r\n\r\n").as_bytes());
+        let response = format!("HTTP/1.1 200 OK\r\nA: {long}\r\nContent-Length: 7\r\n\r\n");
+        let response = ResponseHead::parse(response.as_bytes(), &http::Method::HEAD);
+        let (request, response) = (request.unwrap(), response.unwrap());
+        let account = Budget::new(1 << 24).account();
+        {
+            let mut compared =
+                std::pin::pin!(cache.compare("http://h/f".into(), &request, &response, &account));
+            let waker = std::task::Waker::noop();
+            assert!(compared.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+            assert!(account.held() >= 2 * long.len(), "{}", account.held());
+            drop(open);
+            compared.await;
+        }
+        assert!(account.held() == 0 && !cache.store.has(id));
     }
 
     #[tokio::test(start_paused = true)]

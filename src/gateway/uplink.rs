@@ -5,9 +5,10 @@
 //! decides; this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
 //! nothing. Once the way out is lost, it goes on asking until it is proved that it is there again.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -57,6 +58,9 @@ const NAME_SERVER: &str = "a name server";
 /// Interval between two checks that a proxy of `--upstream` can be used, unless `--probe-interval` says otherwise.
 const UPSTREAM_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long this machine's networks count as those that were read last: what each answer of a server is compared with.
+const NETWORKS: Duration = Duration::from_secs(1);
+
 /// What the other gateways could do.
 pub(super) type AskOthers = dyn Fn() -> Others + Send + Sync;
 
@@ -70,6 +74,26 @@ pub(super) struct Uplink {
     /// Name servers are not asked.
     pub(super) asks_nobody: bool,
     pub(super) others: Box<AskOthers>,
+    pub(super) networks: OwnNetworks,
+}
+
+/// The networks of this machine, and when they were read. Reading them asks the kernel for all interfaces and addresses.
+#[derive(Default)]
+pub(super) struct OwnNetworks(Mutex<Option<(Instant, Arc<[IpNet]>)>>);
+
+impl OwnNetworks {
+    /// Those at `now`, from `read` unless they were read a moment ago. `None` when they cannot be read.
+    fn at(&self, now: Instant, read: impl FnOnce() -> io::Result<Vec<IpNet>>) -> Option<Arc<[IpNet]>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, networks)) = &*known
+            && now.saturating_duration_since(*since) < NETWORKS
+        {
+            return Some(networks.clone());
+        }
+        let networks: Arc<[IpNet]> = read().ok()?.into();
+        *known = Some((now, networks.clone()));
+        Some(networks)
+    }
 }
 
 /// What came of asking the witnesses.
@@ -189,7 +213,8 @@ impl Uplink {
 
     /// Whether an address is beyond the clients' own networks.
     fn is_beyond(&self, ip: IpAddr) -> bool {
-        is_beyond(ip, |network| self.served.come_from(network))
+        let networks = self.networks.at(Instant::now(), net::own_networks);
+        networks.is_some_and(|networks| is_beyond(ip, &networks, |network| self.served.come_from(network)))
     }
 
     /// Asks the witnesses and the name servers, and concludes.
@@ -331,7 +356,9 @@ impl Uplink {
 
 /// Whether a name server of this machine that is beyond its networks answers. `None` when there is no such server.
 async fn name_server_answers() -> Option<bool> {
-    let servers = Conf::system().servers.into_iter().filter(|server| is_beyond(server.ip(), |_| true));
+    let networks = net::own_networks().ok()?;
+    let servers = Conf::system().servers.into_iter();
+    let servers = servers.filter(|server| is_beyond(server.ip(), &networks, |_| true));
     let mut questions: FuturesUnordered<_> =
         servers.map(|server| timeout(DEADLINE, answers(server))).collect();
     if questions.is_empty() {
@@ -366,10 +393,10 @@ async fn answers(server: SocketAddr) -> std::io::Result<bool> {
     }
 }
 
-/// Whether an address is beyond those networks of this machine that are `inside`.
-fn is_beyond(ip: IpAddr, is_inside: impl Fn(&IpNet) -> bool) -> bool {
+/// Whether an address is beyond those of this machine's `networks` that are inside.
+fn is_beyond(ip: IpAddr, networks: &[IpNet], is_inside: impl Fn(&IpNet) -> bool) -> bool {
     let contains = |network: &IpNet| network.contains(&ip) && is_inside(network);
-    !ip.is_loopback() && net::own_networks().is_ok_and(|networks| !networks.iter().any(contains))
+    !ip.is_loopback() && !networks.iter().any(contains)
 }
 
 /// Whether the upstream proxies can be used.
@@ -393,6 +420,26 @@ impl UpstreamState {
         if self.checked.is_none_or(|checked| checked.elapsed() >= MIN_ROUND_INTERVAL) {
             self.usable = dialer.check_upstream().await;
             self.checked = Some(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel was asked for all interfaces at each answer of a server.
+    #[test]
+    fn the_networks_of_this_machine_are_read_once_a_second_at_most() {
+        let (known, mut reads, start) = (OwnNetworks::default(), 0, Instant::now());
+        let lan: IpNet = "10.0.0.0/24".parse().unwrap();
+        assert_eq!(known.at(start, || Err(io::ErrorKind::OutOfMemory.into())), None);
+        for (late, count) in [(0, 1), (500, 1), (999, 1), (1000, 2), (1500, 2)] {
+            let networks = known.at(start + Duration::from_millis(late), || {
+                reads += 1;
+                Ok(vec![lan])
+            });
+            assert_eq!((networks.as_deref(), reads), (Some(&[lan][..]), count), "after {late} ms");
         }
     }
 }

@@ -304,6 +304,11 @@ pub(super) struct ToClient<'a> {
 }
 
 impl ToClient<'_> {
+    /// What the stream holds is charged to this.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.account
+    }
+
     /// Counts other memory for the same stream.
     pub(super) fn tally(&self) -> Tally {
         Tally::of(self.account)

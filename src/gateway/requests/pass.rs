@@ -256,7 +256,7 @@ impl Response<'_> {
             cache.invalidate(std::mem::take(&mut seen.changed)).await;
         }
         if let Some(uri) = seen.asked_about(&response) {
-            cache.compare(uri, seen.request, &response).await;
+            cache.compare(uri, seen.request, &response, to.account()).await;
         }
         let (keep_alive, status, body) = (response.keep_alive, response.status, response.body);
         // Its fields may take much more memory than the head itself.
