@@ -426,6 +426,63 @@ async fn a_redirect_of_a_registry_leads_back_and_keeps_the_digest() {
     assert!(site.get(&path).await.1 == layer);
 }
 
+/// The tool followed past the node, or took what anybody could have changed.
+#[tokio::test]
+async fn a_redirect_leads_neither_past_the_node_nor_from_tls_to_what_nothing_vouches_for() {
+    let site = Site::new(&["pypi=URL/simple/", "npm=URL/npm/", "oci=URL"]).await;
+    let moved =
+        |location: &str| Page { status: "301 Moved", ..page(&format!("Location: {location}\r\n"), "") };
+    let plain = "http://127.0.0.1:9/elsewhere";
+    for path in ["/simple/six/", "/npm/a", "/npm/a/-/a.tgz", "/v2/app/tags/list", "/v2/app/manifests/latest"]
+    {
+        site.registry.put(path, moved(plain));
+        let front = path.replace("/simple/", "/pypi/");
+        for method in ["GET", "HEAD"] {
+            let mut app = Peer::connect(site.proxy.address).await;
+            app.say(format!("{method} {front} HTTP/1.0\r\nHost: {}\r\n\r\n", site.proxy.address)).await;
+            let all = app.rest().await;
+            let words = [" is redirected to http://127.0.0.1:9/elsewhere", "its digest is not known"];
+            assert!(
+                all.starts_with("HTTP/1.1 502 ") && words.iter().all(|words| all.contains(words)),
+                "{all}"
+            );
+            assert!(!all.contains("Location"), "{all}");
+        }
+    }
+    for location in ["ftp://h/x", "https://user@h/x", "https://h/a b"] {
+        site.registry.put("/simple/six/", moved(location));
+        let (head, _) = site.get("/pypi/six/").await;
+        assert!(head.starts_with("HTTP/1.1 502 ") && !head.contains("Location"), "{head}");
+    }
+    // What has a digest is checked, wherever it comes from.
+    let blob = format!("/v2/app/blobs/sha256:{}", sha256(b"layer"));
+    site.registry.put(&blob, moved(plain));
+    let (head, _) = site.get(&blob).await;
+    assert!(
+        head.starts_with("HTTP/1.1 301 ") && head.contains("/oci/~/http/127.0.0.1:9/elsewhere"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_head_says_what_a_get_brings_and_pages_of_a_list_lead_back() {
+    let site = Site::new(&["oci=URL"]).await;
+    let blob = format!("/v2/app/blobs/sha256:{}", sha256(b"layer"));
+    site.registry.put(&blob, page("", "layer"));
+    let mut app = Peer::connect(site.proxy.address).await;
+    let fields = format!("Host: {}\r\nRange: bytes=1-2\r\n", site.proxy.address);
+    app.say(format!("HEAD {blob} HTTP/1.0\r\n{fields}\r\n")).await;
+    assert!(app.head().await.starts_with("HTTP/1.1 200 "));
+    assert!(!site.registry.heads.lock().unwrap().concat().contains("Range"));
+    let next =
+        format!("Link: <{}/v2/_catalog?last=a>; rel=\"next\", </v2/x>; rel=a\r\n", site.registry.url());
+    site.registry.put("/v2/_catalog", page(&next, "{}"));
+    let (head, _) = site.get("/v2/_catalog").await;
+    let here = format!("http://{}", site.proxy.address);
+    let want = format!("Link: <{here}/v2/_catalog?last=a>; rel=\"next\", <{here}/v2/x>; rel=a");
+    assert!(head.contains(&want), "{head}");
+}
+
 #[tokio::test]
 async fn a_registry_whose_certificate_is_not_valid_is_not_used_and_the_tool_reads_why() {
     let site = Site::with(&["pypi=URL/"], Registry::new(), "").await;

@@ -83,6 +83,8 @@ pub(super) enum Trouble {
     Bad(Malformed),
     /// The body of the request is malformed; nothing has been answered.
     BadBody(Malformed),
+    /// The registry redirects where nobody may be led; nothing of its response has been passed on.
+    Astray(String),
     /// The registry asks for a token first; nothing of its response has been passed on.
     Challenged,
     /// The file is not the one that its index names; its last bytes have not been passed on.

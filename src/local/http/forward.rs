@@ -203,6 +203,7 @@ fn conclude(
             let sentence = format!("the answer of {} cannot be passed on: {malformed}", used.target);
             Err(Failure::new(Kind::BadResponse, Side::Server, sentence))
         }
+        Err(Trouble::Astray(sentence)) => Err(Failure::new(Kind::BadResponse, Side::Server, sentence)),
         Err(Trouble::BadBody(malformed)) => {
             record.refused(refusal_reason(malformed), malformed.to_string());
             Ok(Done::Close(plain(malformed.status(), &malformed.to_string())))

@@ -120,8 +120,9 @@ async fn fetch(
     }
     let known = local.fronts.known.clone();
     let is_get = request.method == Method::GET;
-    let expected = place.digest().or_else(|| known.digest(&place.front, &place.url)).filter(|_| is_get);
-    let mut asked = translated(request, &place, &known, expected.as_ref());
+    let named = place.digest().or_else(|| known.digest(&place.front, &place.url));
+    let (is_named, expected) = (named.is_some(), named.filter(|_| is_get));
+    let mut asked = translated(request, &place, &known, (is_named, expected.as_ref()));
     // A token is for the registry, as a login is, and nobody else may ask for one.
     let may_challenge = place.kind == FrontKind::Oci
         && is_own(&place)
@@ -139,6 +140,7 @@ async fn fetch(
         ),
         place,
         expected,
+        is_named,
         known: known.clone(),
         may_challenge,
         challenge: Mutex::default(),
@@ -175,8 +177,13 @@ fn is_own(place: &Place) -> bool {
     place.url.target == place.base.target && place.url.is_secure == place.base.is_secure
 }
 
-/// The request as the registry gets it.
-fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Option<&Digest>) -> RequestHead {
+/// The request as the registry gets it. Its file has a known digest if it `is_named`, and is checked against the `expected` one.
+fn translated(
+    request: &RequestHead,
+    place: &Place,
+    known: &Known,
+    (is_named, expected): (bool, Option<&Digest>),
+) -> RequestHead {
     let mut asked = request.clone();
     let (url, authority) = (&place.url, place.url.authority());
     let host = url.target.host.to_string();
@@ -204,8 +211,9 @@ fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Opt
     // Values of our own are valid.
     let _ = fields.push("Host", authority.as_bytes());
     let _ = fields.push("Accept-Encoding", codings);
-    if index || expected.is_some() {
-        // A part can be neither rewritten nor checked. Whoever asks for one may get the whole (RFC 9110 §14.2).
+    if index || is_named {
+        // A part can be neither rewritten nor checked. Whoever asks for one may get the whole (RFC 9110 §14.2); a HEAD says what a GET
+        // would bring.
         ["range", "if-range"].into_iter().for_each(|name| fields.remove(name));
     }
     if index && !known.has_learnt(&place.front, url) {

@@ -13,8 +13,10 @@ pub(super) struct Fronted {
     pub(super) place: Place,
     /// The local port as the app calls it, `http://HOST:PORT`.
     pub(super) local: String,
-    /// What the file must hash to.
+    /// What the file must hash to; `None` also if the request is not for its content.
     pub(super) expected: Option<Digest>,
+    /// What the file must hash to is known, whatever the method of the request.
+    pub(super) is_named: bool,
     pub(super) known: Arc<Known>,
     /// An anonymous token may be asked for.
     pub(super) may_challenge: bool,

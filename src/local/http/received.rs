@@ -9,6 +9,7 @@ use super::exchange::{Exchange, Trouble};
 use super::filter::{self, Filter, Wrong};
 use super::fronted::Fronted;
 use crate::fronts::token::Challenge;
+use crate::fronts::url::Url;
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::memory::Tally;
@@ -19,7 +20,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`Trouble::Challenged`] if a token is to be asked for first; [`Trouble::Bad`] if it is a part of a file, which cannot be
-    /// checked.
+    /// checked; [`Trouble::Astray`] if it redirects where no app may follow.
     pub(super) fn receive(&self, front: &Fronted, response: &mut ResponseHead) -> Result<(), Trouble> {
         if response.status == 401 && front.may_challenge {
             let challenge = response.fields.all("www-authenticate").find_map(Challenge::parse);
@@ -40,16 +41,7 @@ impl Exchange<'_> {
             _ => None,
         };
         let rewrites = filter.as_ref().is_some_and(Filter::rewrites);
-        let location = response.fields.get("location").and_then(|value| str::from_utf8(value).ok());
-        if let Some(url) = location.and_then(|location| place.url.join(location)) {
-            if let Some(digest) = front.expected.clone().filter(|_| (300..400).contains(&response.status)) {
-                known.learn(&place.front, &place.url, vec![(url.clone(), digest)]);
-            }
-            response.fields.remove("location");
-            let _ = response
-                .fields
-                .push("Location", format!("{}{}", front.local, place.path_of(&url)).as_bytes());
-        }
+        lead_back(front, response)?;
         filter::clean(&mut response.fields, rewrites);
         if rewrites {
             response.body = BodyLength::Chunked;
@@ -85,6 +77,64 @@ impl Exchange<'_> {
             self.local.telemetry.fronts.one((front.place.kind.word(), what));
         }
     }
+}
+
+/// Has what a response names lead back to the local port, with the digest of the file.
+///
+/// # Errors
+/// [`Trouble::Astray`] for a redirect that the app would follow past this node, or to plain HTTP. There anybody on the way can change
+/// what comes, so only a file may come from there whose digest is known, against which it is checked. An index never has one, but for
+/// lists of apt that another index names.
+fn lead_back(front: &Fronted, response: &mut ResponseHead) -> Result<(), Trouble> {
+    let (place, is_redirect) = (&front.place, (300..400).contains(&response.status));
+    let here = |url: &Url| format!("{}{}", front.local, place.path_of(url));
+    if let Some(location) = response.fields.get("location") {
+        match str::from_utf8(location).ok().and_then(|location| place.url.join(location)) {
+            Some(url) if is_redirect && place.url.is_secure && !url.is_secure && !front.is_named => {
+                let sentence = format!(
+                    "{} is redirected to {url}: over plain HTTP anybody on the way could change it, and its digest is not known",
+                    place.url
+                );
+                return Err(Trouble::Astray(sentence));
+            }
+            Some(url) => {
+                if let Some(digest) = front.expected.clone().filter(|_| is_redirect) {
+                    front.known.learn(&place.front, &place.url, vec![(url.clone(), digest)]);
+                }
+                response.fields.remove("location");
+                let _ = response.fields.push("Location", here(&url).as_bytes());
+            }
+            None if is_redirect => {
+                let sentence = format!("{} is redirected to what is no URL of a registry's file", place.url);
+                return Err(Trouble::Astray(sentence));
+            }
+            None => {}
+        }
+    }
+    let links: Vec<_> =
+        response.fields.all("link").map(|link| String::from_utf8_lossy(link).into_owned()).collect();
+    response.fields.remove("link");
+    for link in links {
+        // It was received as a field.
+        let _ = response
+            .fields
+            .push("Link", linked(&link, |target| Some(here(&place.url.join(target)?))).as_bytes());
+    }
+    Ok(())
+}
+
+/// A Link field (RFC 8288) with other targets: the next page of a list is one.
+fn linked(field: &str, other: impl Fn(&str) -> Option<String>) -> String {
+    let (mut out, mut rest) = (String::with_capacity(field.len()), field);
+    while let Some((before, target, after)) = rest
+        .split_once('<')
+        .and_then(|(before, rest)| rest.split_once('>').map(|(target, after)| (before, target, after)))
+    {
+        let target = other(target).unwrap_or_else(|| target.to_owned());
+        out.extend([before, "<", &target, ">"]);
+        rest = after;
+    }
+    out + rest
 }
 
 impl Exchange<'_> {
