@@ -152,13 +152,19 @@ async fn heads_with_very_many_fields_pass_the_link_in_both_directions() {
 
 /// It got the whole, because such a request was shared with those for the whole.
 #[tokio::test]
-async fn several_ranges_and_other_units_are_for_the_server_also_when_the_whole_is_stored() {
+async fn several_ranges_and_other_units_are_for_the_server_unless_what_is_stored_is_fresh() {
     let site = Site::new().await;
+    let stale = FRESH.replace("max-age=60", "max-age=0");
     for (number, range) in ["bytes=0-0,5-6", "bytes=0-0, -1", "lines=1-2"].into_iter().enumerate() {
-        for stored in [false, true] {
+        for stored in [None, Some(&*stale), Some(FRESH).filter(|_| range.starts_with("lines"))] {
             let path = format!("/{number}");
-            if stored {
-                site.fetch(&path, FRESH).await;
+            if let Some(stored) = stored {
+                // What is stored would answer it otherwise.
+                let mut app = site.app(&format!("GET {path}"), "Cache-Control: no-cache\r\n").await;
+                let (mut server, _) = site.server().await;
+                server.say(stored).await;
+                app.head().await;
+                app.exactly(10).await;
             }
             let fields = format!("Range: {range}\r\nIf-Range: \"a\"\r\n");
             let mut app = site.app(&format!("GET {path}"), &fields).await;
@@ -169,8 +175,72 @@ async fn several_ranges_and_other_units_are_for_the_server_also_when_the_whole_i
             assert!(app.head().await.starts_with("HTTP/1.1 206 "));
             app.hear("parts").await;
         }
-        assert_eq!(site.hit(&format!("GET /{number}"), "").await.1, "0123456789");
     }
+    assert_eq!(site.hit("GET /2", "").await.1, "0123456789");
+}
+
+/// Each such request went to the server, whatever was stored.
+#[tokio::test]
+async fn several_ranges_of_what_is_stored_and_fresh_are_sent_without_asking_the_server() {
+    let site = Site::new().await;
+    let body: String =
+        (0..300_000u32).map(|at| char::from(b'a' + u8::try_from(at / 7 % 26).unwrap())).collect();
+    let answer = FRESH.replace("10\r\n", "300000\r\nContent-Type: t/t\r\n").replace("0123456789", &body);
+    assert_eq!(site.fetch("/f", &answer).await, body);
+    let (head, parts) = site.hit("GET /f", "Range: bytes=0-0, 70000-200000,-3\r\nIf-Range: \"a\"\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 206 ") && head.contains("; hit; "), "{head}");
+    let boundary =
+        line(&head, "Content-Type").and_then(|kind| kind.strip_prefix("multipart/byteranges; boundary="));
+    let boundary = boundary.unwrap_or_else(|| panic!("{head}"));
+    let mut want = String::new();
+    for (start, end) in [(0, 1), (70_000, 200_001), (299_997, 300_000)] {
+        let range = format!("Content-Range: bytes {start}-{}/300000", end - 1);
+        let part = &body[start..end];
+        want.push_str(&format!("\r\n--{boundary}\r\nContent-Type: t/t\r\n{range}\r\n\r\n{part}"));
+    }
+    want.push_str(&format!("\r\n--{boundary}--\r\n"));
+    assert!(parts == want, "{} bytes in place of {}", parts.len(), want.len());
+    let many = vec!["0-0"; 300].join(",");
+    for (fields, status, length) in [
+        ("Range: bytes=5-6,400000-\r\n", "206", 2),
+        ("Range: bytes=400000-,500000-\r\n", "416", 0),
+        // The parts would take more than the whole.
+        ("Range: bytes=0-,0-\r\n", "200", 300_000),
+        (&format!("Range: bytes={many}\r\n"), "200", 300_000),
+        ("Range: bytes=0-0,5-5\r\nIf-Range: \"b\"\r\n", "200", 300_000),
+    ] {
+        let (head, body) = site.hit("GET /f", fields).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && body.len() == length, "{fields}: {head}");
+    }
+    let (head, _) = site.hit("GET /f", "Range: bytes=0-0,5-5\r\nIf-None-Match: \"a\"\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+    assert_eq!(site.hit("GET /f", "").await.1, body);
+}
+
+/// The whole came with the digest of a part of it.
+#[tokio::test]
+async fn what_a_part_says_of_its_own_bytes_is_said_of_nothing_else() {
+    let site = Site::new().await;
+    let digest = "Content-Digest: sha-256=:AAAA:\r\nContent-MD5: AAAA\r\nContent-Range";
+    let tells = |start, end| part(start, end).replace("Content-Range", digest);
+    let mut app = site.app("GET /f", "Range: bytes=2-5\r\n").await;
+    site.server().await.0.say(tells(2, 6)).await;
+    app.head().await;
+    app.hear("2345").await;
+    let (of_part, _) = site.hit("GET /f", "Range: bytes=3-4\r\n").await;
+    let mut app = site.app("GET /f", "").await;
+    for (start, end) in [(0, 2), (6, 10)] {
+        site.server().await.0.say(tells(start, end)).await;
+    }
+    let of_whole = app.head().await;
+    app.hear("0123456789").await;
+    site.fetch("/g", &FRESH.replace("ETag", "Content-Digest: sha-256=:BBBB:\r\nETag")).await;
+    let (of_other, _) = site.hit("GET /g", "Range: bytes=3-4\r\n").await;
+    for head in [of_part, of_whole, of_other] {
+        assert!(!head.contains("Content-Digest") && !head.contains("Content-MD5"), "{head}");
+    }
+    let (head, _) = site.hit("GET /g", "").await;
+    assert_eq!(line(&head, "Content-Digest"), Some("sha-256=:BBBB:"));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod lookup;
 mod named;
 mod pass;
 mod pieces;
+mod ranges;
 mod reading;
 mod server;
 mod shared;
@@ -312,12 +313,15 @@ impl Stream<'_> {
                     (self.credential, self.digest) = (asked.credential, asked.digest);
                     Box::pin(self.share(head, &request, uri)).await?
                 }
-                uri => {
-                    if uri.is_some() {
-                        self.gateway.telemetry.cache.one("passed");
+                uri => match self.serve_ranges(&request).await? {
+                    Some(next) => next,
+                    None => {
+                        if uri.is_some() {
+                            self.gateway.telemetry.cache.one("passed");
+                        }
+                        Box::pin(self.pass(head, &request)).await?
                     }
-                    Box::pin(self.pass(head, &request)).await?
-                }
+                },
             };
             held.set(0);
             match next {

@@ -9,5 +9,6 @@ pub mod inspect;
 pub mod partial;
 pub mod pieces;
 pub mod policy;
+pub mod ranges;
 pub mod store;
 pub mod stored;

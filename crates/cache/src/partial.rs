@@ -10,6 +10,9 @@ const REWOUND_FROM: u64 = 64 * 1024;
 /// How much earlier, in bytes.
 const REWIND: u64 = 1024 * 1024;
 
+/// Fields that hold for what a response carries of a body, and not for all of it (RFC 9110 §14.4, RFC 9530 §2).
+pub const OF_A_PART: [&str; 3] = ["content-range", "content-digest", "content-md5"];
+
 /// What a request wants of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -36,11 +39,21 @@ pub fn wanted(request: &RequestHead) -> Wanted {
     }
 }
 
-/// Whether `request` has a range that only the server can answer: several ranges at once, or a unit other than bytes. Such a client
-/// does not want the whole body, of which it may have most already.
+/// Whether `request` has a range for which nothing is fetched for others: several ranges at once, or a unit other than bytes. Such a
+/// client does not want the whole body, of which it may have most already.
 #[must_use]
 pub fn is_for_server(request: &RequestHead) -> bool {
     request.method == Method::GET && request.fields.get("range").is_some() && wanted(request) == Wanted::Whole
+}
+
+/// Whether `request` asks for several ranges of bytes at once.
+#[must_use]
+pub fn has_several(request: &RequestHead) -> bool {
+    let range = request.fields.get("range").and_then(|range| str::from_utf8(range).ok());
+    is_for_server(request)
+        && range
+            .and_then(|range| range.split_once('='))
+            .is_some_and(|(unit, set)| unit.trim().eq_ignore_ascii_case("bytes") && set.contains(','))
 }
 
 /// The Range field with which a fetch for `request` asks the server, if nothing of the body is stored. `None` for the whole
@@ -126,6 +139,7 @@ mod tests {
             let request = request(range);
             assert_eq!((wanted(&request), super::range(&request).as_deref()), (wants, asks), "{range}");
             assert_eq!(is_for_server(&request), wants == Wanted::Whole, "{range}");
+            assert_eq!(has_several(&request), range.contains(','), "{range}");
         }
         assert!(!is_for_server(&RequestHead::parse(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n").unwrap()));
     }

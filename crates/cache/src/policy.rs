@@ -24,8 +24,10 @@ const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404,
 /// Whoever asks for longer ones makes the gateway hold several copies of each.
 const LONGEST: usize = 8 * 1024;
 
-/// Fields that a 304 does not change: they describe the body that is stored (RFC 9111 §3.2).
-const OF_THE_BODY: [&str; 4] = ["content-encoding", "content-length", "content-range", "content-type"];
+/// Fields that a 304, or a 206 for another part, does not change: they describe the body that is stored (RFC 9111 §3.2), or what came
+/// with that response (RFC 9530 §2).
+const OF_THE_BODY: [&str; 6] =
+    ["content-digest", "content-encoding", "content-length", "content-md5", "content-range", "content-type"];
 
 /// What a stored response is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -176,14 +176,23 @@ impl Stream<'_> {
         stored: &Stored,
     ) -> Result<Next, End> {
         let Opened { body, first } = opened;
-        let (store, body) = (self.cache.store.clone(), Arc::new(body));
-        let held = stored.memory();
-        let patience = store::calls::patience(Point::of_fields(&stored.fields, stored.total).is_some());
-        let mut at = start + first.len() as u64;
+        let at = start + first.len() as u64;
         self.send_beginning(head, first).await?;
-        self.asker.hold(held);
-        let account = self.asker.account.clone();
-        let mut next = read_stored((&store, &account), &body, (at, end), patience).await;
+        self.asker.hold(stored.memory());
+        self.send_range((id, &Arc::new(body)), (at, end), stored).await?;
+        Ok(Next::Request)
+    }
+
+    /// Sends bytes of a stored body: those from `at` up to `end`.
+    pub(super) async fn send_range(
+        &mut self,
+        (id, body): (u64, &Arc<Body>),
+        (mut at, end): (u64, u64),
+        stored: &Stored,
+    ) -> Result<(), End> {
+        let (store, account) = (self.cache.store.clone(), self.asker.account.clone());
+        let patience = store::calls::patience(Point::of_fields(&stored.fields, stored.total).is_some());
+        let mut next = read_stored((&store, &account), body, (at, end), patience).await;
         while at < end {
             if next.as_ref().is_err_and(store::calls::is_hung) {
                 return Err(End::Broken("the disk of the cache does not answer"));
@@ -200,16 +209,16 @@ impl Stream<'_> {
             drop(counted);
             if account.is_tight() {
                 self.asker.send(bytes).await?;
-                next = read_stored((&store, &account), &body, (at, end), patience).await;
+                next = read_stored((&store, &account), body, (at, end), patience).await;
                 continue;
             }
             // The disk and the link work at the same time.
-            let reading = read_stored((&store, &account), &body, (at, end), patience);
+            let reading = read_stored((&store, &account), body, (at, end), patience);
             let (sent, read) = futures_util::future::join(self.asker.send(bytes), reading).await;
             sent?;
             next = read;
         }
-        Ok(Next::Request)
+        Ok(())
     }
 
     /// Sends a head and the first bytes of its body.

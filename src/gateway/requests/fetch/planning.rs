@@ -45,7 +45,8 @@ impl Fetch {
                 let mut stored = self.response(response, times, None);
                 stored.status = 200;
                 stored.reason = b"OK".to_vec();
-                stored.fields.remove("content-range");
+                // They are about this part alone.
+                partial::OF_A_PART.iter().for_each(|name| stored.fields.remove(name));
                 stored.total = total;
                 let keep_alive = response.keep_alive;
                 Ok(Some(Planned {
