@@ -39,7 +39,7 @@ async fn a_socks_refusal_arrives_whatever_the_app_has_sent_already() {
     for (request, reply) in [
         (socks(gone), "\x05\0\x05\x05\0\x01\0\0\0\0\0\0"),
         (vec![5, 1, 0, 5, 2, 0, 1, 127, 0, 0, 1, 0, 80], "\x05\0\x05\x07\0\x01\0\0\0\0\0\0"),
-        (vec![5, 1, 2], "\x05\u{fffd}"),
+        (vec![5, 1, 1], "\x05\u{fffd}"),
         (version_4, "\0[\0\0\0\0\0\0"),
     ] {
         let mut app = Peer::connect(proxy.address).await;

@@ -42,7 +42,7 @@ async fn every_dialect_refuses_in_its_own_way_and_each_refusal_is_counted() {
         ("socks4", "destination", b"\x04\x01\0\0\x7f\0\0\x01\0".to_vec(), REJECTED),
         ("socks4", "unfinished", b"\x04\x01\0".to_vec(), REJECTED),
         ("socks5", "unsupported", socks5(b"\x05\x02\0\x01\x7f\0\0\x01\0\x50"), "\x05\0\x05\x07\0\x01"),
-        ("socks5", "unsupported", b"\x05\x01\x02".to_vec(), "\x05\u{fffd}"),
+        ("socks5", "unsupported", b"\x05\x01\x01".to_vec(), "\x05\u{fffd}"),
         ("socks5", "address-type", socks5(b"\x05\x01\0\x02\x7f\0\0\x01\0\x50"), "\x05\0\x05\x08\0\x01"),
         ("socks5", "version", socks5(b"\x04\x01\0\x01\x7f\0\0\x01\0\x50"), "\x05\0\x05\x01\0\x01"),
         ("socks5", "destination", socks5(b"\x05\x01\0\x03\x03a b\0\x50"), "\x05\0\x05\x01\0\x01"),
