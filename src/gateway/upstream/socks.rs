@@ -44,7 +44,8 @@ async fn authenticate(stream: &TcpStream, login: Option<&Login>) -> Result<(), U
                 return Err(UpstreamRefusal::Login);
             }
         }
-        ([VERSION, NO_METHOD], _) => return Err(UpstreamRefusal::Login),
+        // Some proxies name the method that they require, offered or not.
+        ([VERSION, NO_METHOD | PASSWORD], _) => return Err(UpstreamRefusal::Login),
         _ => return Err(not_socks5()),
     }
     Ok(())

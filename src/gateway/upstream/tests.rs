@@ -98,13 +98,16 @@ async fn the_proxys_failures_are_passed_on() {
         let (result, _peer) = exchange("socks5://HERE", "192.0.2.1:80", turns).await;
         assert_eq!(result.unwrap_err().kind, kind, "{reply}");
     }
-    let turns = vec![(vec![5, 1, 0], vec![5, 0xff])];
-    let failure = exchange("socks5://HERE", "192.0.2.1:80", turns).await.0.unwrap_err();
-    assert_eq!((failure.kind, failure.http_status(), failure.socks5_reply()), (Kind::UpstreamLogin, 502, 1));
-    assert!(
-        failure.sentence.contains("requires a login: on the gateway, give it as --upstream"),
-        "{failure}"
-    );
+    for method in [0xff, 2] {
+        let turns = vec![(vec![5, 1, 0], vec![5, method])];
+        let failure = exchange("socks5://HERE", "192.0.2.1:80", turns).await.0.unwrap_err();
+        let seen = (failure.kind, failure.http_status(), failure.socks5_reply());
+        assert_eq!(seen, (Kind::UpstreamLogin, 502, 1), "{method}");
+        assert!(
+            failure.sentence.contains("requires a login: on the gateway, give it as --upstream"),
+            "{failure}"
+        );
+    }
     let turns = vec![(vec![5, 2, 0, 2], vec![5, 2]), (b"\x01\x02me\x02pw".to_vec(), vec![1, 1])];
     let failure = exchange("socks5://me:pw@HERE", "192.0.2.1:80", turns).await.0.unwrap_err();
     assert_eq!(failure.kind, Kind::UpstreamLogin);
