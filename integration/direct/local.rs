@@ -96,6 +96,7 @@ async fn the_page_is_for_users_of_this_machine_and_not_for_other_sites() {
     for (request, fields, status) in [
         ("GET /", format!("Host: {own}"), 200),
         ("GET /?a", "Host: LocalHost".into(), 200),
+        ("GET /", "Host: localhost.:1080".into(), 200),
         ("HEAD /", "Host: [::1]:1080".into(), 200),
         ("GET /", format!("Host: {own}\r\nSec-Fetch-Site: none"), 200),
         ("GET /", format!("Host: {own}\r\nSec-Fetch-Site: same-origin\r\nOrigin: http://{own}"), 200),

@@ -103,7 +103,7 @@ impl Url {
     /// What follows `base` in this URL.
     #[must_use]
     pub fn under(&self, base: &Self) -> Option<&str> {
-        if self.is_secure != base.is_secure || self.target != base.target {
+        if self.is_secure != base.is_secure || !self.target.is_same(&base.target) {
             return None;
         }
         self.path.strip_prefix(base.path.trim_end_matches('/'))?.strip_prefix('/')
@@ -203,6 +203,14 @@ mod tests {
         {
             assert_eq!(base.join(reference), None, "{reference}");
         }
+    }
+
+    #[test]
+    fn a_dot_at_the_end_of_a_host_makes_no_other_registry() {
+        let base = Url::parse("https://a.example./simple/").unwrap();
+        let below = |url: &str| Url::parse(url).unwrap().under(&base).map(str::to_owned);
+        assert_eq!(below("https://A.example/simple/x").as_deref(), Some("x"));
+        assert_eq!((below("https://b.example./simple/x"), below("http://a.example./simple/x")), (None, None));
     }
 
     proptest! {

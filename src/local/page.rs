@@ -29,6 +29,7 @@ use crate::telemetry::refusal::RefusalReason;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
 use crate::wire::http::Fields;
+use crate::wire::target::without_dot;
 
 /// Maximum number of readers of the event stream at a time.
 pub const MAX_FOLLOWERS: usize = 16;
@@ -293,7 +294,7 @@ fn check_strangers(hosts: &[&[u8]], sites: &[&[u8]], origins: &[&[u8]]) -> Resul
 fn is_loopback(host: &[u8]) -> bool {
     let authority = Authority::try_from(host).ok();
     authority.filter(|authority| !authority.as_str().contains('@')).is_some_and(|authority| {
-        let host = authority.host();
+        let host = without_dot(authority.host());
         let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         host.eq_ignore_ascii_case("localhost")
             || ip.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -174,7 +174,7 @@ fn repository(place: &Place) -> String {
 
 /// Whether this is at the registry itself.
 fn is_own(place: &Place) -> bool {
-    place.url.target == place.base.target && place.url.is_secure == place.base.is_secure
+    place.url.target.is_same(&place.base.target) && place.url.is_secure == place.base.is_secure
 }
 
 /// The request as the registry gets it. Its file has a known digest if it `is_named`, and is checked against the `expected` one.
