@@ -74,6 +74,10 @@ pub fn delta_seconds(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(MAX_SECONDS).min(MAX_SECONDS))
 }
 
+/// Directives by which a response is not for everybody, or not without the server: they count also where what they stand in is malformed,
+/// as behind a semicolon or a quote without an end.
+const RESTRICTING: [&str; 3] = ["no-cache", "no-store", "private"];
+
 /// Splits a list of directives. A comma inside of a quoted string separates nothing.
 fn read(value: &str, directives: &mut Vec<Directive>) {
     let (mut start, mut quoted, mut escaped) = (0, false, false);
@@ -99,6 +103,23 @@ fn push(text: &str, directives: &mut Vec<Directive>) {
     if !name.is_empty() {
         directives.push((name.to_ascii_lowercase(), argument));
     }
+    if !is_well_formed(text) {
+        let words = text.split(|letter: char| !is_of_token(letter)).map(str::to_ascii_lowercase);
+        directives.extend(words.filter(|word| RESTRICTING.contains(&&**word)).map(|word| (word, None)));
+    }
+}
+
+/// Whether this is a token, alone or with another one or a quoted string as its argument.
+fn is_well_formed(text: &str) -> bool {
+    let (name, argument) = text.split_once('=').unwrap_or((text, ""));
+    let is_token = |text: &str| text.chars().all(is_of_token);
+    let is_quoted = argument.len() > 1 && argument.starts_with('"') && argument.ends_with('"');
+    is_token(name) && (is_token(argument) || is_quoted)
+}
+
+/// Whether this may be a part of a token (RFC 9110 §5.6.2).
+fn is_of_token(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter)
 }
 
 fn unquoted(argument: &str) -> String {
@@ -154,6 +175,26 @@ mod tests {
         ] {
             assert_eq!(of(&[line]).seconds("max-age"), want, "{line}");
         }
+    }
+
+    /// What stood in something malformed counted for nothing, and the response was for everybody.
+    #[test]
+    fn what_restricts_counts_in_malformed_lines_too() {
+        for line in [
+            "max-age=60; private",
+            "private; max-age=60",
+            "max-age=60 private",
+            "ext=\"a, private",
+            "ext=\"a\\\", private",
+            "private =\"x\"",
+            "max-age=60;Private",
+        ] {
+            assert!(of(&[line]).has("private"), "{line}");
+        }
+        for line in ["ext=\"a, private, b\"", "private-x", "x=private", "max-age=60, x-private=1"] {
+            assert!(!of(&[line]).has("private"), "{line}");
+        }
+        assert_eq!(of(&["max-age=60; private"]).seconds("max-age"), Seconds::Invalid);
     }
 
     proptest! {
