@@ -669,6 +669,46 @@ async fn apps_share_each_of_several_variants_that_are_fetched_at_the_same_time()
     }
 }
 
+/// The longest one was.
+#[tokio::test]
+async fn of_several_that_suit_the_most_recent_one_is_used() {
+    let site = Site::new().await;
+    let mut first = site.app("GET /f", "Accept: a\r\n").await;
+    let old = FRESH.replace("ETag", "Vary: Accept\r\nETag");
+    site.server().await.0.say(old).await;
+    first.head().await;
+    first.exactly(10).await;
+    // Those who ask for something else get a shorter one, which is for all by now.
+    let mut second = site.app("GET /f", "Accept: b\r\n").await;
+    site.server().await.0.say(FRESH.replace("10\r\n\r\n0123456789", "3\r\n\r\nnew")).await;
+    second.head().await;
+    second.exactly(3).await;
+    for _ in 0..3 {
+        assert_eq!(site.hit("GET /f", "Accept: a\r\n").await.1, "new");
+    }
+}
+
+/// Whoever accepted what was stale got the page of another user.
+#[tokio::test]
+async fn what_was_never_fresh_is_not_given_to_whoever_accepts_what_is_stale() {
+    let site = Site::new().await;
+    let page = |of: &str| {
+        FRESH
+            .replace("Cache-Control: max-age=60\r\n", "")
+            .replace("\"a\"", &format!("\"{of}\""))
+            .replace("01234", of)
+    };
+    for (user, of) in [("Cookie: u=1\r\n", "first"), ("Cookie: u=2\r\nCache-Control: max-stale\r\n", "other")]
+    {
+        let mut app = site.app("GET /f", user).await;
+        site.server().await.0.say(page(of)).await;
+        app.head().await;
+        app.hear(&format!("{of}56789")).await;
+    }
+    let (head, _) = site.hit("GET /f", "Cache-Control: max-stale, only-if-cached\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+}
+
 #[tokio::test]
 async fn a_change_removes_what_was_stored_and_a_failed_one_does_not() {
     let site = Site::new().await;

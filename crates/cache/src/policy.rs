@@ -176,7 +176,7 @@ const SPEAKING_FOR_ANOTHER: [&str; 36] = [
     "tenant",
 ];
 /// Parts of the names of fields by which users log in where the server does not use `Authorization`.
-const LOGIN: [&str; 21] = [
+const LOGIN: [&str; 28] = [
     "auth",
     "token",
     "-key",
@@ -198,6 +198,14 @@ const LOGIN: [&str; 21] = [
     "macaroon",
     "signature",
     "x-api",
+    // They name the user, as proxies do that have checked a login or a certificate.
+    "account",
+    "client-cert",
+    "email",
+    "identity",
+    "on-behalf",
+    "principal",
+    "userid",
 ];
 
 /// Whether this field lets the request speak for another client or URL, or logs it in.
@@ -353,7 +361,9 @@ pub fn usage(request: &RequestHead, stored: &Stored, now: SystemTime) -> Use {
     let stale = age.saturating_sub(lifetime);
     if too_old {
         Use::Validate
-    } else if lifetime > age.saturating_add(reserve) || may_be_stale(&asked, &control, stale) {
+    } else if lifetime > age.saturating_add(reserve)
+        || !lifetime.is_zero() && may_be_stale(&asked, &control, stale)
+    {
         Use::Fresh
     } else if !asks_for_freshness(&asked) && may_be_validated_later(&control, stale) {
         Use::WhileValidated
@@ -381,7 +391,8 @@ fn forbids_stale(control: &CacheControl) -> bool {
 }
 
 /// Whether the request accepts a response that has been stale for `stale`, and the response does not forbid it (RFC 9111
-/// §4.2.4, §5.2.1.2).
+/// §4.2.4, §5.2.1.2). One that was never fresh is none: servers send pages for one user with nothing but an `ETag`, and whoever accepts
+/// what is stale would get what is another's.
 fn may_be_stale(asked: &CacheControl, control: &CacheControl, stale: Duration) -> bool {
     let accepted = match asked.seconds("max-stale") {
         Seconds::Of(seconds) => stale <= Duration::from_secs(seconds),

@@ -56,7 +56,9 @@ impl Stream<'_> {
                 }
                 let has_all = has_all(&request, &stored);
                 let is_fresh = policy::usage(&request, &stored, SystemTime::now()) != Use::Validate;
-                let rank = (has_all && is_fresh, has_all, stored.length());
+                // Of whole ones the most recent (RFC 9111 §4), of parts the longest.
+                let since = if has_all { stored.received } else { SystemTime::UNIX_EPOCH };
+                let rank = (has_all && is_fresh, has_all, since, stored.length());
                 if best.is_none_or(|best| rank > best) {
                     (best, found.stored) = (Some(rank), Some((id, stored)));
                 }

@@ -58,7 +58,7 @@ struct Opened {
 }
 
 impl Stream<'_> {
-    /// Answers from a copy in memory; `None` when there is none that may be used without asking the server.
+    /// Answers from the most recent copy in memory; `None` when there is none that may be used without asking the server.
     pub(super) async fn serve_copy(&mut self, request: &RequestHead, uri: &str) -> Result<Option<Next>, End> {
         let copies = self.cache.store.copies(uri).unwrap_or_default();
         let may_be_used = |stored: &Stored| {
@@ -67,8 +67,9 @@ impl Stream<'_> {
                 && policy::selects(request, &stored.selecting, &stored.fields)
                 && policy::usage(request, stored, SystemTime::now()) == Use::Fresh
         };
-        let best = copies.into_iter().rev().filter(|copied| may_be_used(&copied.stored));
-        let Some(Copied { id, stored, body }) = best.max_by_key(|copied| copied.stored.total) else {
+        let usable = copies.into_iter().rev().filter(|copied| may_be_used(&copied.stored));
+        // RFC 9111 §4.
+        let Some(Copied { id, stored, body }) = usable.max_by_key(|copied| copied.stored.received) else {
             return Ok(None);
         };
         self.send_copy(request, (id, &stored, body)).await.map(Some)

@@ -76,6 +76,9 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "X-Middleware-Subrequest: middleware\r\n", fresh, false),
         // Logins by other fields.
         (200, "X-Auth-Token: a\r\n", fresh, false),
+        (200, "X-MS-Client-Principal: a\r\n", fresh, false),
+        (200, "X-Account-Id: a\r\n", fresh, false),
+        (200, "X-Userid: a\r\n", fresh, false),
         (200, "Private-Token: a\r\n", fresh, false),
         (200, "X-Api-Key: a\r\n", fresh, false),
         (200, "X-JFrog-Art-Api: a\r\n", fresh, false),
@@ -173,6 +176,8 @@ fn it_is_used_without_asking_only_while_it_is_fresh_and_nobody_objects() {
         ("Cache-Control: max-stale=10", "max-age=40", Use::Fresh),
         ("Cache-Control: max-stale", "max-age=1", Use::Fresh),
         ("Cache-Control: max-stale=9", "max-age=40", Use::Validate),
+        ("Cache-Control: max-stale", "max-age=0", Use::Validate),
+        ("Cache-Control: max-stale", "public", Use::Validate),
         ("Cache-Control: max-stale", "max-age=1, must-revalidate", Use::Validate),
         ("Cache-Control: max-stale", "max-age=1, proxy-revalidate", Use::Validate),
         ("Cache-Control: max-stale", "s-maxage=1", Use::Validate),
