@@ -1,5 +1,6 @@
 //! What all parts of one node share: its place in the group, its counters and limits, and its shutdown.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::store::Store;
+use crate::failure::printable;
 use crate::link::tls::Credentials;
 use crate::memory::Budget;
 use crate::own_addresses::OwnAddresses;
@@ -17,6 +19,7 @@ use crate::problem::Problem;
 use crate::sharing::Holdings;
 use crate::sys::state::{StateDir, quoted};
 use crate::telemetry::Telemetry;
+use crate::telemetry::snapshot::UnusedDirectory;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
 use crate::trust::random::random;
@@ -50,12 +53,56 @@ pub struct Shared {
     pub cache: Option<Arc<Store>>,
     /// The pieces of large downloads that this node keeps for other members, if it does.
     pub holdings: Option<Arc<Holdings>>,
+    /// The directories of both, where they are of no use.
+    pub unused: Unused,
     /// The port at which it serves them, if it does.
     pub serves_pieces: Option<u16>,
     /// Cancelled when the node drains.
     pub drain: CancellationToken,
     /// The tasks of connections and links, which a drain waits for.
     pub tasks: TaskTracker,
+}
+
+/// The directories in which this node should store something, as far as it cannot.
+#[derive(Clone, Default)]
+pub struct Unused {
+    /// Those that could not be opened.
+    closed: Vec<UnusedDirectory>,
+    /// Those that were.
+    open: Vec<(&'static str, Arc<Store>)>,
+}
+
+impl Unused {
+    /// Notes the store in `directory`, which is for `what`, once it was opened, or why it cannot be.
+    pub fn note(
+        &mut self,
+        what: &'static str,
+        directory: &Path,
+        opened: Result<&Arc<Store>, &std::io::Error>,
+    ) {
+        match opened {
+            Ok(store) => self.open.push((what, store.clone())),
+            Err(error) => self.closed.push(unused(what, directory, &error.to_string(), true)),
+        }
+    }
+
+    /// Those in which nothing can be stored now.
+    pub fn now(&self) -> Vec<UnusedDirectory> {
+        let failing = self
+            .open
+            .iter()
+            .filter_map(|(what, store)| Some(unused(what, store.directory(), &store.fault()?, false)));
+        self.closed.iter().cloned().chain(failing).collect()
+    }
+}
+
+fn unused(what: &str, directory: &Path, reason: &str, until_restart: bool) -> UnusedDirectory {
+    UnusedDirectory {
+        what: what.into(),
+        directory: quoted(directory),
+        reason: printable(reason),
+        until_restart,
+    }
 }
 
 impl Shared {
@@ -85,6 +132,7 @@ impl Shared {
             own: Arc::default(),
             cache: None,
             holdings: None,
+            unused: Unused::default(),
             serves_pieces: None,
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),

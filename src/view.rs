@@ -119,6 +119,7 @@ impl View {
                 .map(|((front, result), count)| Counted::new(result, front, count))
                 .collect(),
             cache_store: self.shared.cache.as_ref().map(|store| store_seen(store.size())),
+            unused: self.shared.unused.now(),
             cache_top: self.shared.cache.iter().flat_map(|store| store.most_used()).map(file_seen).collect(),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),

@@ -118,7 +118,8 @@ impl RunningGateway {
         let (mut shared, _announcements) = Shared::new(Membership::new(group), memory).unwrap();
         shared.name = "laneway-test".into();
         let directory = tempfile::tempdir().unwrap();
-        shared.cache = config.gateway.open_cache(&directory.path().join("cache"), &shared.memory);
+        shared.cache =
+            config.gateway.open_cache(&directory.path().join("cache"), &shared.memory, &mut shared.unused);
         let egress = Egress::build(&config.gateway, &shared);
         let duties = Duties { serves: true, may_serve: true, authority: watch::channel(authority).1 };
         let workers = vec![Handle::current()];

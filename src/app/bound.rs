@@ -100,10 +100,12 @@ impl BoundNode {
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
         if serves {
-            shared.cache = config.gateway.open_cache(&state.path().join(CACHE), &shared.memory);
+            shared.cache =
+                config.gateway.open_cache(&state.path().join(CACHE), &shared.memory, &mut shared.unused);
         }
         let pieces = state.path().join(sharing::DIRECTORY);
-        shared.holdings = sharing::options::open(config.local.peer_cache, &pieces, &shared.memory);
+        let keeps = config.local.peer_cache;
+        shared.holdings = sharing::options::open(keeps, &pieces, &shared.memory, &mut shared.unused);
         let (egress, results) = Egress::build(&config.gateway, &shared);
 
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));

@@ -161,6 +161,7 @@ impl BoundGateway {
             telemetry: shared.telemetry.clone(),
             memory: shared.memory.clone(),
             cache: shared.cache.clone().map(Cache::new),
+            unused: shared.unused.clone(),
             swarms: Arc::default(),
             tls: Arc::new(ServerTls::new(if duties.serves { &options.front_ca } else { &[] })),
             tasks: shared.tasks.clone(),

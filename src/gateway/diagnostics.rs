@@ -56,6 +56,7 @@ impl Gateway {
             rules: Some(self.egress.dialer().rules()),
             in_maintenance: self.activity.is_in_maintenance(),
             unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).collect(),
+            unused: self.unused.now(),
             asked_from: None,
             linked_from: Vec::new(),
         }

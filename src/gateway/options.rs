@@ -14,6 +14,7 @@ use crate::memory::Budget;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
+use crate::shared::Unused;
 use crate::size::{Size, TimeError, seconds, within};
 use crate::sys::files;
 use crate::wire::target::{Target, configured};
@@ -142,9 +143,9 @@ impl Options {
         Upstream::new(self.upstream.clone(), self.upstream_except.clone())
     }
 
-    /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used: a gateway works without
-    /// one. What it holds is read by another thread. Its index counts in `memory`.
-    pub fn open_cache(&self, directory: &Path, memory: &Budget) -> Option<Arc<Store>> {
+    /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used, which is noted in `unused`: a
+    /// gateway works without one. What it holds is read by another thread. Its index counts in `memory`.
+    pub fn open_cache(&self, directory: &Path, memory: &Budget, unused: &mut Unused) -> Option<Arc<Store>> {
         if self.no_cache {
             return None;
         }
@@ -156,7 +157,9 @@ impl Options {
             }
         };
         let most = (memory.limit() / INDEX_PART) as u64;
-        match Store::open(directory, limit, most, memory.reserve()) {
+        let opened = Store::open(directory, limit, most, memory.reserve());
+        unused.note(CACHE, directory, opened.as_ref());
+        match opened {
             Ok(store) => {
                 store.later(|store| store.load());
                 tracing::info!(directory = %directory.display(), limit, "cache of plain HTTP");

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::incoming::Incoming;
 use crate::memory::Budget;
 use crate::peers::candidate::{Activity, Announcement};
+use crate::shared::Unused;
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
 use crate::trust::membership::Membership;
@@ -38,6 +39,8 @@ pub struct Gateway {
     pub memory: Arc<Budget>,
     /// The cache of plain requests, if this gateway has one.
     pub cache: Option<Arc<Cache>>,
+    /// The directories in which this node cannot store anything.
+    pub unused: Unused,
     /// Which members have the pieces of what the cache stores.
     pub swarms: Arc<Swarms>,
     /// Speaks TLS with the servers of fronts.

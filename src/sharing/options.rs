@@ -4,8 +4,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::Holdings;
+use super::{DIRECTORY, Holdings};
 use crate::memory::Budget;
+use crate::shared::Unused;
 use crate::size::{Size, SizeError};
 use crate::sys::files;
 
@@ -30,8 +31,14 @@ impl FromStr for PeerCache {
     }
 }
 
-/// Opens what this node keeps in `directory`, unless it is to keep nothing, or the directory cannot be used: a node works without.
-pub fn open(option: Option<PeerCache>, directory: &Path, memory: &Budget) -> Option<Arc<Holdings>> {
+/// Opens what this node keeps in `directory`, unless it is to keep nothing, or the directory cannot be used, which is noted in `unused`: a
+/// node works without.
+pub fn open(
+    option: Option<PeerCache>,
+    directory: &Path,
+    memory: &Budget,
+    unused: &mut Unused,
+) -> Option<Arc<Holdings>> {
     let limit = match option {
         Some(PeerCache::Off) => return None,
         Some(PeerCache::Size(size)) => size.0,
@@ -40,7 +47,9 @@ pub fn open(option: Option<PeerCache>, directory: &Path, memory: &Budget) -> Opt
             files::free_space(above).map_or(DEFAULT, |free| (free / PART_OF_FREE).min(DEFAULT))
         }
     };
-    match Holdings::open(directory, limit, memory) {
+    let opened = Holdings::open(directory, limit, memory);
+    unused.note(DIRECTORY, directory, opened.as_ref().map(|holdings| holdings.store()));
+    match opened {
         Ok(holdings) => {
             tracing::info!(directory = %directory.display(), limit, "large downloads are kept for other members");
             Some(holdings)

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use laneway_sys::files;
 
 use crate::digest::{Digest, Hasher};
 use crate::pieces::{self, Listed};
@@ -282,7 +281,7 @@ impl Draft {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.store.grow(bytes.len() as u64)?;
-        if let Err(error) = files::write_all_at(file, bytes, at) {
+        if let Err(error) = self.store.write_to(file, bytes, at) {
             self.store.shrink(bytes.len() as u64);
             return Err(error);
         }

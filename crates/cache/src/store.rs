@@ -10,6 +10,7 @@ mod body;
 pub mod calls;
 mod disk;
 mod eviction;
+mod fault;
 mod hot;
 mod layout;
 mod unwritten;
@@ -87,6 +88,8 @@ pub struct Store {
     /// How often responses were removed from the index alone, because the disk hung.
     withdrawn: AtomicU64,
     disk: Arc<Disk>,
+    /// Why the last write failed, if it did.
+    fault: Mutex<Option<String>>,
     /// Held while the store is open: the system releases it with the process.
     lock: Mutex<File>,
 }
@@ -155,6 +158,7 @@ impl Store {
             index: Mutex::new(Index { memory: reserve, ..Index::default() }),
             withdrawn: AtomicU64::new(0),
             disk: Disk::new(directory.to_owned()),
+            fault: Mutex::default(),
             lock: Mutex::new(lock),
         }))
     }
@@ -401,18 +405,27 @@ impl Store {
     /// Creates a file, and the folders if somebody has removed them.
     fn create_file(&self, id: u64, kind: &str) -> io::Result<File> {
         let path = self.path(id, kind);
-        match files::create(&path) {
+        let created = match files::create(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                files::private_directory(&self.directory)?;
-                if let Ok(lock) = files::create(&self.directory.join("lock")) {
-                    lock.try_lock()?;
-                    *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
-                }
-                layout::make_folders(&self.directory)?;
-                files::create(&path)
+                self.make_again().and_then(|()| files::create(&path))
             }
             created => created,
+        };
+        // Once it is written, it is known whether anything can be.
+        if let Err(error) = &created {
+            self.note_fault(error);
         }
+        created
+    }
+
+    /// Makes the directory and its folders again.
+    fn make_again(&self) -> io::Result<()> {
+        files::private_directory(&self.directory)?;
+        if let Ok(lock) = files::create(&self.directory.join("lock")) {
+            lock.try_lock()?;
+            *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        }
+        layout::make_folders(&self.directory)
     }
 
     /// The file of the body of the response `id`, to complete it.
@@ -624,10 +637,11 @@ impl Store {
         let temporary = self.path(id, "new");
         let written = self
             .create_file(id, "new")
-            .and_then(|file| files::write_all_at(&file, bytes, 0))
+            .and_then(|file| self.write_to(&file, bytes, 0))
             .and_then(|()| std::fs::rename(&temporary, path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
+        match &written {
+            Ok(()) => self.note_written(),
+            Err(_) => _ = std::fs::remove_file(&temporary),
         }
         written
     }

@@ -14,7 +14,7 @@ use super::incoming::Incoming;
 use super::request::{INFO_PATH, uri};
 use super::tunnel::Inbox;
 use laneway_h2 as http2;
-use laneway_telemetry::snapshot::{RulesSeen, Unreached};
+use laneway_telemetry::snapshot::{RulesSeen, Unreached, UnusedDirectory};
 use laneway_wire::failure::{Failure, Kind, Side, printable};
 
 /// How long the gateway may take to answer.
@@ -25,6 +25,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub const MAX_ADDRESSES: usize = 8;
 /// How many servers that are not reached one answer names at most.
 pub const MAX_UNREACHED: usize = 8;
+/// How many directories one answer names at most.
+const MAX_UNUSED: usize = 4;
 /// How many servers one answer names at most.
 pub const MAX_SERVERS: usize = 64;
 
@@ -48,6 +50,9 @@ pub struct GatewayInfo {
     /// What its own probe does not reach, and why; at most [`MAX_UNREACHED`].
     #[serde(default)]
     pub unreached: Vec<Unreached>,
+    /// The directories in which it cannot store anything; at most four.
+    #[serde(default)]
+    pub unused: Vec<UnusedDirectory>,
     /// The address from which the asking machine has made this link.
     #[serde(default)]
     pub asked_from: Option<IpAddr>,
@@ -110,6 +115,12 @@ fn parse(body: &[u8]) -> Option<GatewayInfo> {
     info.unreached.truncate(MAX_UNREACHED);
     for Unreached { server, reason } in &mut info.unreached {
         (*server, *reason) = (printable(server), printable(reason));
+    }
+    info.unused.truncate(MAX_UNUSED);
+    for UnusedDirectory { what, directory, reason, .. } in &mut info.unused {
+        for text in [what, directory, reason] {
+            *text = printable(text);
+        }
     }
     if let Some(rules) = &mut info.rules {
         rules.allowed.truncate(MAX_SERVERS);

@@ -40,6 +40,14 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
 }
 
+/// Whether the owner of a directory, and nobody else, may use it (mode 0700). Windows has no such mode: there it may.
+///
+/// # Errors
+/// The system's.
+pub fn is_for_owner_alone(path: &Path) -> io::Result<bool> {
+    system::is_for_owner_alone(path)
+}
+
 /// Creates a file to read and write (mode 0600); nothing of this name may exist.
 ///
 /// # Errors

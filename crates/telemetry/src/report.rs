@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{FailedSeen, FileSeen, GatewaySeen, LinkSeen, Proof, RulesSeen, Snapshot, Usage};
+use super::snapshot::{
+    FailedSeen, FileSeen, GatewaySeen, LinkSeen, Proof, RulesSeen, Snapshot, UnusedDirectory, Usage,
+};
 
 /// A page of text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -12,6 +14,9 @@ pub fn text(snapshot: &Snapshot) -> String {
     let _ = writeln!(page, "{}", situation(snapshot));
     for fault in &snapshot.unreached {
         let _ = writeln!(page, "this node does not reach {}: {}", fault.server, fault.reason);
+    }
+    for directory in &snapshot.unused {
+        let _ = writeln!(page, "{}", unused(directory));
     }
     if let Some(sentence) = snapshot.rules.as_ref().and_then(rules) {
         let _ = writeln!(page, "{sentence}");
@@ -113,6 +118,14 @@ pub fn cache(snapshot: &Snapshot) -> Option<String> {
         most.unwrap_or_default(),
         if store.is_hung { "; its disk does not answer, so nothing is stored" } else { "" }
     ))
+}
+
+/// One sentence on a directory in which nothing can be stored.
+pub fn unused(seen: &UnusedDirectory) -> String {
+    let UnusedDirectory { what, directory, reason, until_restart } = seen;
+    let until =
+        if *until_restart { "it is not tried again before a restart" } else { "each new file tries again" };
+    format!("nothing is stored in {directory} ({what}): {reason}; {until}")
 }
 
 /// One sentence on what members of the LAN have given each other, if they have.
@@ -414,6 +427,22 @@ mod tests {
         }
         assert_eq!(megabits(2_500_000_000), "2500 Mbit/s");
         assert_eq!(megabits(100_000_000), "100 Mbit/s");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_is_named_with_the_reason() {
+        let seen = UnusedDirectory {
+            what: "cache".into(),
+            directory: "/x/cache".into(),
+            reason: "Not a directory".into(),
+            until_restart: true,
+        };
+        let mut snapshot = crate::snapshot::example();
+        snapshot.unused = vec![seen.clone(), UnusedDirectory { until_restart: false, ..seen }];
+        let said = "nothing is stored in /x/cache (cache): Not a directory; ";
+        let page = text(&snapshot);
+        assert!(page.contains(&format!("{said}it is not tried again before a restart\n")), "{page}");
+        assert!(page.contains(&format!("{said}each new file tries again\n")), "{page}");
     }
 
     #[test]

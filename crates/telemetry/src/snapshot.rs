@@ -82,6 +82,9 @@ pub struct Snapshot {
     /// What the cache stores; `None` without one.
     #[serde(default)]
     pub cache_store: Option<StoreSeen>,
+    /// The directories in which this node cannot store anything.
+    #[serde(default)]
+    pub unused: Vec<UnusedDirectory>,
     /// The stored responses that have saved most bytes, the first one most.
     #[serde(default)]
     pub cache_top: Vec<FileSeen>,
@@ -374,6 +377,20 @@ pub struct StoreSeen {
     pub is_hung: bool,
 }
 
+/// A directory in which a node cannot store what it should.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedDirectory {
+    /// What it is for: `cache` or `peer-cache`.
+    pub what: String,
+    /// Its path.
+    pub directory: String,
+    /// Why.
+    pub reason: String,
+    /// It was of no use when the node started, and is not tried again.
+    #[serde(default)]
+    pub until_restart: bool,
+}
+
 /// Memory of connections, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -523,6 +540,7 @@ pub fn example() -> Snapshot {
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000, is_hung: false }),
+        unused: Vec::new(),
         cache_top: vec![FileSeen { url: "http://h/f".into(), hits: 2, saved: 1000, machines: 3 }],
         answers: vec![],
         happened: vec![],

@@ -35,6 +35,10 @@ pub(super) const CASES: &[Case] = &[
         an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk,
     ),
     ("cache::a_full_disk_only_stops_the_storing", a_full_disk_only_stops_the_storing),
+    (
+        "cache::a_cache_that_fills_its_disk_is_right_through_kills_and_stores_again_once_there_is_room",
+        a_cache_that_fills_its_disk_is_right_through_kills_and_stores_again_once_there_is_room,
+    ),
     ("cache::a_disk_that_hangs_only_stops_the_storing", a_disk_that_hangs_only_stops_the_storing),
     (
         "cache::a_gateway_that_has_no_descriptors_left_keeps_what_is_stored",
@@ -257,6 +261,96 @@ fn a_full_disk_only_stops_the_storing(lab: &Lab) {
         assert_eq!(one.finish(PATIENCE).success().stdout, *files.content(1 + number % 2));
     }
     assert!(fs::read_dir(&directory).is_ok());
+}
+
+/// The value of a metric of the node there.
+fn metric(host: &Host, name: &str) -> u64 {
+    let metrics = host.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {metrics}"))
+}
+
+/// Whether nothing can be stored in the cache there.
+const UNUSABLE: &str = "laneway_store_unusable{directory=\"cache\"}";
+
+fn a_cache_that_fills_its_disk_is_right_through_kills_and_stores_again_once_there_is_room(lab: &Lab) {
+    const FILES: u64 = 20;
+    // Twenty of them do not have room.
+    let files = lab.files(4 * MIB - 5);
+    let (client, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&g1, &client], &[]);
+    drop(group.gateway);
+    let directory = state(&g1).join("cache");
+    let mut mount = Command::new("mount");
+    runs(mount.args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "none"]).arg(&directory));
+    let start = || up(&g1, &[&GATEWAY[..], &["--cache-size", "1G"]].concat());
+    let gets = |number: u64| {
+        let got = download(&client, number, &[]).finish(PATIENCE).success().stdout;
+        assert_eq!(sha256(&got), sha256(&files.content(number)), "{number}");
+    };
+    let mut gateway = start();
+    let mut node = up(&client, &["--role", "client", "--peer-cache", "off"]);
+    node.wait_for_line("link up", START);
+    (1..=FILES).for_each(gets);
+    assert_eq!(metric(&g1, UNUSABLE), 1);
+    let named = format!("nothing is stored in {} (cache): No space left on device", directory.display());
+    let status = laneway(&g1, &["status"]).success().text();
+    assert!(status.contains(&named), "{status}");
+    for host in [&g1, &client] {
+        let said = laneway(host, &["doctor"]).text();
+        let words = ["stor", "No space left on device", &*directory.display().to_string()];
+        assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    }
+    // What is there is used, and nothing else is wrong, also after it was killed while it wrote.
+    for round in 0..3 {
+        let downloads: Vec<_> = (0..4).map(|number| download(&client, FILES - number, &["--fail"])).collect();
+        if round < 2 {
+            wait_until("some of them", || downloads.iter().any(|one| one.printed() > 0));
+            gateway.signal(Signal::SIGKILL);
+            gateway.wait(PATIENCE);
+            // None ends in good order with anything else than the file.
+            for (one, number) in downloads.into_iter().zip(0..) {
+                let output = one.finish(PATIENCE);
+                let content = files.content(FILES - number);
+                let is_whole = output.stdout == *content;
+                assert!(is_whole || output.code() != 0 && content.starts_with(&output.stdout), "{output}");
+            }
+            gateway = start();
+            node.wait_for_line("link up", START);
+        } else {
+            drop(downloads);
+        }
+        (1..=FILES).for_each(gets);
+    }
+    let lines = gateway.log().lines().filter(|line| line.contains("WARN")).count();
+    assert!(lines <= 12, "{lines} warnings: {}", gateway.log());
+    let before = files.sent();
+    gets(1);
+    assert_eq!(files.sent(), before, "the first ones are stored");
+
+    laneway(&g1, &["cache", "rm", "--all"]).success();
+    wait_until("room", || files_in(&directory) == 0);
+    [21, 21].into_iter().for_each(gets);
+    assert_eq!((files.asked(21).len(), metric(&g1, UNUSABLE)), (1, 0));
+    assert!(!laneway(&g1, &["status"]).success().text().contains("nothing is stored"));
+    gateway.signal(Signal::SIGKILL);
+    gateway.wait(PATIENCE);
+    let _gateway = start();
+    node.wait_for_line("link up", START);
+    [21, 22, 1].into_iter().for_each(gets);
+    assert_eq!(files.asked(21).len(), 1);
+    let verified = laneway(&g1, &["cache", "verify"]).success().text();
+    assert!(verified.contains("3 responses are intact"), "{verified}");
+}
+
+/// How many files with bodies a store has.
+fn files_in(directory: &Path) -> usize {
+    let folders =
+        fs::read_dir(directory).unwrap().filter_map(|folder| fs::read_dir(folder.unwrap().path()).ok());
+    folders
+        .flatten()
+        .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "body"))
+        .count()
 }
 
 /// A file system that takes nothing until this is dropped: calls do not return.
@@ -483,6 +577,18 @@ fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
     node.wait_for_line("link up", START);
     [1, 4, 4].into_iter().for_each(gets);
     assert!(gateway_node.is_running() && node.is_running());
+    for (host, store, what) in [(&gateway, &stores[0], "cache"), (&client, &stores[1], "peer-cache")] {
+        let status = laneway(host, &["status"]).success().text();
+        let words = format!("nothing is stored in {} ({what}): ", store.display());
+        assert!(status.contains(&words) && status.contains("before a restart"), "{status}");
+        let doctor = laneway(host, &["doctor"]).text();
+        let words = format!("mv {0} {0}.old; then start it again", store.display());
+        assert!(doctor.contains(&words), "{doctor}");
+        assert_eq!(metric(host, &format!("laneway_store_unusable{{directory=\"{what}\"}}")), 1);
+        fs::remove_file(store).unwrap();
+    }
+    let doctor = laneway(&client, &["doctor"]).text();
+    assert!(doctor.contains(&format!(" can store nothing in {}: ", stores[0].display())), "{doctor}");
 }
 
 /// Mounts or unmounts `directory` as this process sees it.

@@ -399,6 +399,19 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
     useful
 }
 
+/// The directories in which gateways cannot store anything: they serve all the same, and fetch each file once for each client.
+pub(super) fn unused(linked: &[Linked]) -> Vec<Finding> {
+    let all = linked.iter().flat_map(|gateway| gateway.about.iter().map(move |about| (gateway, about)));
+    let all = all.flat_map(|(gateway, about)| about.unused.iter().map(move |unused| (gateway, unused)));
+    all.map(|(gateway, unused)| {
+        let what = format!("{} can store nothing in {}: {}", gateway.name(), unused.directory, unused.reason);
+        Finding::wrong(Layer::Gateway, what)
+            .because("it serves, but what its cache would have is fetched for each client anew")
+            .hint(format!("on {}: 'laneway doctor' says what to do", gateway.link.gateway.name))
+    })
+    .collect()
+}
+
 /// The servers of a gateway that it does not reach, although it reaches others.
 async fn partly(gateway: &Linked) -> Option<Finding> {
     let about = gateway.about.as_ref()?;

@@ -26,7 +26,7 @@ use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
 
 /// How a node is started again.
-const RESTART: &str =
+pub(super) const RESTART: &str =
     "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'";
 
 /// The node that runs here.

@@ -109,6 +109,7 @@ impl Remote<'_> {
             linked.iter().flat_map(|gateway| gateway.about.iter().flat_map(|about| &about.servers));
         let reported: BTreeSet<Target> = reported.filter_map(|server| server.parse().ok()).collect();
         let useful = gateways::reach(&linked, &self.own_servers(), &mut found).await;
+        found.extend(gateways::unused(&linked));
         found.extend(running::maintenance(self.node, self.in_maintenance));
         if is_candidate && !serves && !self.is_in_maintenance() {
             found.extend(self.unreachable_server().await);

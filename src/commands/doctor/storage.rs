@@ -1,11 +1,13 @@
 //! The disks of the node: whether its state, its cache and its pieces can be written.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::machine::RESTART;
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::gateway::options::CACHE;
@@ -15,7 +17,7 @@ use crate::sys::files::{self, Space};
 use crate::sys::state::quoted;
 use crate::sys::{tools, users};
 use crate::telemetry::report::{bytes, few};
-use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::snapshot::{Snapshot, UnusedDirectory};
 
 /// The free space, in bytes, and the number of files below which a disk counts as full: the state alone is rewritten in pieces of some
 /// hundred kilobytes.
@@ -90,7 +92,52 @@ pub(super) fn of_node(seen: &Snapshot) -> Vec<Finding> {
     let [_, cache, peers] = places(Path::new(&seen.node.directory));
     let stores = [(cache, seen.cache_store), (peers, seen.peers.store)];
     let hung = stores.iter().filter(|(_, store)| store.is_some_and(|store| store.is_hung));
-    hung.map(|(place, _)| unanswered(place)).collect()
+    let hung = hung.map(|(place, _)| unanswered(place));
+    hung.chain(seen.unused.iter().map(|unused| of_unused(unused, Path::new(&seen.node.directory)))).collect()
+}
+
+/// The finding about a directory below `state` that the node that runs here cannot use.
+fn of_unused(unused: &UnusedDirectory, state: &Path) -> Finding {
+    let UnusedDirectory { what, directory, reason, until_restart } = unused;
+    let effect = places(state).into_iter().find(|place| place.directory == state.join(what));
+    let effect = effect.map_or("nothing is stored in it", |place| place.effect);
+    let hint = match (remedy(&state.join(what), state), until_restart) {
+        (Some(remedy), true) => format!("{remedy}; then {RESTART}"),
+        (Some(remedy), false) => format!("{remedy}; then the node uses it again by itself"),
+        (None, true) => RESTART.to_owned(),
+        (None, false) => {
+            "the next file shows whether it can be used again: the node tries with each".to_owned()
+        }
+    };
+    Finding::wrong(Layer::Storage, format!("nothing can be stored in {directory}: {reason}"))
+        .because(effect)
+        .hint(hint)
+}
+
+/// The command that makes a directory usable for the owner of `state`, if its name, owner or mode are why it is not.
+fn remedy(directory: &Path, state: &Path) -> Option<String> {
+    let shown = quoted(directory);
+    let about = match fs::symlink_metadata(directory) {
+        Ok(about) => about,
+        Err(error) => {
+            return (error.kind() != io::ErrorKind::NotFound)
+                .then(|| format!("'ls -ld {shown}' shows why: {error}"));
+        }
+    };
+    if !about.is_dir() {
+        return Some(format!("something else has its name: mv {shown} {shown}.old"));
+    }
+    let owner = users::owner_of(state)?;
+    if users::owner_of(directory).is_some_and(|other| other != owner) {
+        return Some(give(&shown, &users::name_of(owner)));
+    }
+    let tight = format!("chmod u=rwx,go= {shown}");
+    if !files::is_for_owner_alone(directory).unwrap_or(true) {
+        return Some(tight);
+    }
+    let space = files::space(directory).ok()?;
+    let place = StateFolder { directory: directory.to_owned(), what: "it", effect: "" };
+    of_space(&place, &space)?.hint
 }
 
 /// The finding about a disk that does not answer.
@@ -306,6 +353,40 @@ mod tests {
             assert!(finding.what.ends_with(&end), "{finding:?}");
         }
         assert_eq!(found.len(), 2);
+    }
+
+    /// Only the log said so.
+    #[test]
+    fn a_directory_that_the_node_cannot_use_is_named_with_what_helps() {
+        let state = tempfile::tempdir().unwrap();
+        let directory = state.path().join(CACHE);
+        let mut seen = crate::telemetry::snapshot::example();
+        seen.node.directory = state.path().to_str().unwrap().into();
+        let mut found = |until_restart: bool| {
+            seen.unused = vec![UnusedDirectory {
+                what: CACHE.into(),
+                directory: quoted(&directory),
+                reason: "the reason".into(),
+                until_restart,
+            }];
+            of_node(&seen).pop().unwrap()
+        };
+        fs::write(&directory, "").unwrap();
+        let finding = found(true);
+        assert!(finding.what.ends_with("/cache: the reason"), "{finding:?}");
+        assert_eq!(finding.why, ["no response is stored any more"]);
+        let hint = finding.hint.unwrap();
+        let mv = format!("mv {0} {0}.old; then {RESTART}", quoted(&directory));
+        assert!(hint.ends_with(&mv), "{hint}");
+        fs::remove_file(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode;
+        fs::set_permissions(&directory, mode(0o755)).unwrap();
+        let hint = found(false).hint.unwrap();
+        assert!(hint.starts_with("chmod u=rwx,go= ") && hint.ends_with("by itself"), "{hint}");
+        fs::set_permissions(&directory, mode(0o700)).unwrap();
+        assert_eq!(found(true).hint.as_deref(), Some(RESTART));
+        assert!(found(false).hint.unwrap().starts_with("the next file "));
     }
 
     #[test]

@@ -128,6 +128,11 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
     page.sample(&[], snapshot.peers.received);
     page.counter("peer_served_bytes_total", "Bytes of bodies that other members got from this node.");
     page.sample(&[], snapshot.peers.served);
+    page.gauge("store_unusable", "1 while nothing can be stored in this directory of the state directory.");
+    for what in ["cache", "peer-cache"] {
+        let is_unused = snapshot.unused.iter().any(|unused| unused.what == what);
+        page.sample(&[("directory", what)], u8::from(is_unused));
+    }
     if let Some(store) = snapshot.peers.store {
         page.gauge("peer_used_bytes", "Bytes that downloads kept for other members take on the disk.");
         page.sample(&[], store.bytes);
@@ -236,6 +241,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::snapshot::UnusedDirectory;
 
     #[test]
     fn a_disk_that_does_not_answer_is_told() {
@@ -249,6 +255,21 @@ mod tests {
                 assert!(text.contains(&format!("\nlaneway_{name}_disk_hung {value}\n")), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_is_told() {
+        let mut snapshot = crate::telemetry::snapshot::example();
+        let line = |of: &str, value: u8| format!("\nlaneway_store_unusable{{directory=\"{of}\"}} {value}\n");
+        assert!(text(&snapshot).contains(&line("cache", 0)));
+        snapshot.unused = vec![UnusedDirectory {
+            what: "cache".into(),
+            directory: "/x/cache".into(),
+            reason: "Not a directory".into(),
+            until_restart: true,
+        }];
+        let text = text(&snapshot);
+        assert!(text.contains(&line("cache", 1)) && text.contains(&line("peer-cache", 0)), "{text}");
     }
 
     #[test]

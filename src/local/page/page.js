@@ -101,7 +101,9 @@ function header(seen) {
   const but = others.length > 0 ? ` and not ${others.join(", ")}` : "";
   const rules = allows_any ? (denied.length > 0 ? [`serves every destination but ${denied.join(", ")}`] : [])
     : [`as a gateway serves only ${left.join(", ") || "nothing"}${but}; --allow adds destinations`];
-  say(at("notes"), [...unreached, ...rules].join(" · "));
+  const unused = (seen.unused ?? []).map(({ what, directory, reason, until_restart }) =>
+    `nothing is stored in ${directory} (${what}): ${reason}; ${until_restart ? "it is not tried again before a restart" : "each new file tries again"}`);
+  say(at("notes"), [...unreached, ...unused, ...rules].join(" · "));
   say(at("proxy"), node.proxy.join(", "));
   say(at("memory"), `${bytes(seen.memory.used)} of ${bytes(seen.memory.limit)} memory in use`);
 }

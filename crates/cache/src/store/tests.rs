@@ -754,3 +754,22 @@ proptest! {
         }
     }
 }
+
+/// Nobody but the log knew.
+#[test]
+fn what_keeps_responses_from_being_stored_is_known_until_one_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let path = directory.path().join("cache");
+    assert_eq!((store.directory(), store.fault()), (&*path, None));
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    assert!(Draft::new(&store).is_err());
+    assert!(store.fault().is_some_and(|why| why.contains("Not a directory")), "{:?}", store.fault());
+    std::fs::remove_file(&path).unwrap();
+    let mut draft = Draft::new(&store).unwrap();
+    draft.append(b"x").unwrap();
+    assert!(store.fault().is_some());
+    draft.store(Stored { total: 1, ..example() }).unwrap();
+    assert_eq!(store.fault(), None);
+}

@@ -20,6 +20,10 @@ pub(super) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(found.is_dir() && found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0)
 }
 
+pub(super) fn is_for_owner_alone(path: &Path) -> io::Result<bool> {
+    Ok(path.symlink_metadata()?.mode() & 0o777 == 0o700)
+}
+
 /// Whether it belongs to neither this user nor root.
 pub(super) fn is_of_another_user(path: &Path) -> io::Result<bool> {
     let above = if path.as_os_str().is_empty() { Path::new(".") } else { path };

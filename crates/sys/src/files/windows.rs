@@ -19,6 +19,10 @@ pub(super) fn is_of_another_user(_: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
+pub(super) fn is_for_owner_alone(_path: &Path) -> io::Result<bool> {
+    Ok(true)
+}
+
 pub(super) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(path.symlink_metadata()?.is_dir())
 }
