@@ -2,6 +2,7 @@
 
 mod bound;
 mod state_thread;
+mod thread;
 mod workers;
 
 use std::sync::Arc;

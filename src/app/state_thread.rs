@@ -1,15 +1,16 @@
 //! The thread of what follows the state directory. A directory on a file server that is gone, or on a drive that resets itself, keeps
 //! whoever looks into it waiting, so nothing else is done there.
 
-use std::io;
+use std::thread::Builder;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::net;
+use super::thread;
 use crate::problem::Problem;
 use crate::shared::Part;
 
@@ -25,12 +26,10 @@ pub(super) struct StateThread {
 impl StateThread {
     /// Runs `parts` of the node on it. Returns a part that ends when one of these does.
     pub(super) fn start(parts: Vec<Part>) -> Result<(Self, Part), Problem> {
-        let failed = |error: io::Error| Problem::new("cannot start a thread").because(error);
-        let runtime = net::runtime().map_err(failed)?;
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
         let (stopped, is_over) = (stop.clone(), over.clone().drop_guard());
         let (done, ended) = oneshot::channel::<()>();
-        let run = move || {
+        let run = move |runtime: Runtime| {
             runtime.block_on(async move {
                 let mut running = JoinSet::new();
                 parts.into_iter().for_each(|(_, part)| _ = running.spawn(part));
@@ -42,7 +41,7 @@ impl StateThread {
             runtime.shutdown_background();
             drop((is_over, done));
         };
-        std::thread::Builder::new().name("state".to_owned()).spawn(run).map_err(failed)?;
+        thread::start(Builder::new().name("state".to_owned()), run)?;
         Ok((Self { stop, ended }, ("state directory", Box::pin(over.cancelled_owned()))))
     }
 

@@ -1,9 +1,11 @@
 //! The threads that serve links.
 
+use std::thread::{Builder, JoinHandle};
+
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::net;
+use super::thread;
 use crate::problem::Problem;
 
 /// The threads that serve links, each with its own runtime: a link and its tunnels never move to another thread.
@@ -11,21 +13,19 @@ pub(super) struct Workers {
     /// Their runtimes.
     pub(super) handles: Vec<Handle>,
     stops: Vec<oneshot::Sender<()>>,
-    threads: Vec<std::thread::JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     /// Starts `count` threads.
     pub(super) fn start(count: usize) -> Result<Self, Problem> {
-        let failed = |error: std::io::Error| Problem::new("cannot start a thread").because(error);
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for number in 0..count {
-            let runtime = net::runtime().map_err(failed)?;
             let (stop, stopped) = oneshot::channel::<()>();
-            workers.handles.push(runtime.handle().clone());
+            let named = Builder::new().name(format!("link-{number}"));
+            let (handle, thread) = thread::start(named, |runtime| drop(runtime.block_on(stopped)))?;
+            workers.handles.push(handle);
             workers.stops.push(stop);
-            let thread = std::thread::Builder::new().name(format!("link-{number}"));
-            let thread = thread.spawn(move || drop(runtime.block_on(stopped))).map_err(failed)?;
             workers.threads.push(thread);
         }
         Ok(workers)
