@@ -277,6 +277,12 @@ fn completions_are_those_of_the_shell_and_manual_pages_of_every_command() {
     {
         let script = machine.laneway(["completions", shell]).success().stdout;
         assert!(script.contains(word) && script.contains("apt-proxy"), "{shell}");
+        // A shell that loads the script would run it.
+        assert!(!script.contains('`') && !script.contains("$(laneway"), "{shell}: {script}");
+        assert!(
+            script.contains(if shell == "bash" { "sh fish csh" } else { "sh, bash, zsh, dash" }),
+            "{shell}"
+        );
     }
     let page = machine.laneway(["man"]).success().stdout;
     assert!(page.contains(".TH laneway 1") && page.contains(".SH SUBCOMMANDS"), "{page}");

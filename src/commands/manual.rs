@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Command;
+use clap::builder::PossibleValue;
 use clap_complete::Shell;
 
 use super::say;
@@ -36,7 +37,8 @@ impl Completions {
     ///
     /// # Errors
     /// None at present.
-    pub fn run(self, mut command: Command) -> Result<(), Problem> {
+    pub fn run(self, command: Command) -> Result<(), Problem> {
+        let mut command = with_short_values(command);
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "laneway", &mut script);
         print(&script);
@@ -74,6 +76,21 @@ impl Man {
         print(&text.map_err(|error| Problem::new("the manual page cannot be made").because(error))?);
         Ok(())
     }
+}
+
+/// Leaves out the code in the descriptions of values, as in "sh, bash: `eval …`". The scripts have these descriptions between double
+/// quotes, and those for fish and zsh do not escape all that a shell evaluates there: fish ran the code when it loaded the script.
+fn with_short_values(command: Command) -> Command {
+    let short = |value: &PossibleValue| match value.get_help().map(ToString::to_string) {
+        Some(help) => value
+            .clone()
+            .help(help.split('`').next().unwrap_or_default().trim_end_matches([':', ' ']).to_owned()),
+        None => value.clone(),
+    };
+    command.mut_subcommands(with_short_values).mut_args(|argument| {
+        let values: Vec<_> = argument.get_possible_values().iter().map(short).collect();
+        if values.is_empty() { argument } else { argument.value_parser(values) }
+    })
 }
 
 /// Writes the page of a command, and those of its subcommands.
