@@ -295,6 +295,8 @@ fn completions_are_those_of_the_shell_and_manual_pages_of_every_command() {
             assert!(text.contains(section), "no {section} in {page}");
         }
         assert!(text.contains("/var/lib/laneway"), "{page}");
+        let title = format!(".TH {page} 1 \" \" \"laneway {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(text.contains(&title), "no {title}");
     }
     machine.laneway(["man", "upp"]).failed(2, &["caused by: there is no command 'upp'", "hint: "]);
     let pages = machine.path("man");

@@ -98,15 +98,18 @@ fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
     for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
         write_pages(subcommand, directory)?;
     }
-    let man = clap_mangen::Man::new(command.clone());
-    std::fs::write(directory.join(man.get_filename()), page_of(command.clone())?)
+    let file = directory.join(clap_mangen::Man::new(command.clone()).get_filename());
+    std::fs::write(file, page_of(command.clone())?)
 }
 
 /// A page, with its examples and files.
 fn page_of(command: Command) -> io::Result<Vec<u8>> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut text = Vec::new();
-    clap_mangen::Man::new(command).render(&mut text)?;
+    // An empty date is left out, and the source then takes its place. A subcommand has no version of its own.
+    let page =
+        clap_mangen::Man::new(command).date(" ").source(concat!("laneway ", env!("CARGO_PKG_VERSION")));
+    page.render(&mut text)?;
     text.extend_from_slice(sections::of(&name).as_bytes());
     Ok(text)
 }
