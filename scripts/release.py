@@ -336,7 +336,7 @@ url='{home}'
 license=('{licence}')
 provides=('laneway')
 conflicts=('laneway')
-backup=('etc/laneway/laneway.toml')
+backup=('etc/laneway/laneway.toml' 'etc/ufw/applications.d/laneway')
 options=('!strip')
 {sources}
 package() {{
@@ -347,6 +347,9 @@ package() {{
     install -Dm644 completions/laneway.zsh "$pkgdir/usr/share/zsh/site-functions/_laneway"
     install -Dm644 completions/laneway.fish "$pkgdir/usr/share/fish/vendor_completions.d/laneway.fish"
     install -Dm644 packaging/systemd/laneway.service "$pkgdir/usr/lib/systemd/system/laneway.service"
+    install -Dm644 -t "$pkgdir/usr/share/doc/laneway/examples/systemd" packaging/systemd/optional/*
+    install -Dm644 packaging/firewall/firewalld.xml "$pkgdir/usr/lib/firewalld/services/laneway.xml"
+    install -Dm644 packaging/firewall/ufw.profile "$pkgdir/etc/ufw/applications.d/laneway"
     install -Dm644 packaging/laneway.toml "$pkgdir/etc/laneway/laneway.toml"
     install -Dm644 -t "$pkgdir/usr/share/licenses/$pkgname" LICENSE LICENSE-MIT LICENSE-APACHE
 }}
@@ -356,7 +359,8 @@ package() {{
                          for processor, file in linux.items())
         write("aur/.SRCINFO", f"pkgbase = laneway-bin\n\tpkgdesc = {SHORT}\n\tpkgver = {VERSION}\n\tpkgrel = 1\n"
               f"\turl = {home}\n\tlicense = {licence}\n\tprovides = laneway\n\tconflicts = laneway\n"
-              f"\toptions = !strip\n\tbackup = etc/laneway/laneway.toml\n{pairs}\npkgname = laneway-bin\n")
+              f"\toptions = !strip\n\tbackup = etc/laneway/laneway.toml\n"
+              f"\tbackup = etc/ufw/applications.d/laneway\n{pairs}\npkgname = laneway-bin\n")
 
 
 def identifier(name):
