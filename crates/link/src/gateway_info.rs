@@ -39,7 +39,7 @@ pub struct GatewayInfo {
     pub servers: Vec<String>,
     /// Its role in the selection (`active`, `standby` …); none while it is not a candidate.
     pub state: Option<String>,
-    /// Whether its own probe reaches a server: `reachable`, `unreachable` or `not probed`.
+    /// Whether its own probe reaches a server: `reachable`, `unreachable` or `unproved`.
     pub reach: Option<String>,
     /// Which destinations it allows: members may know the rules that decide what they reach.
     #[serde(default)]

@@ -199,16 +199,16 @@ fn way_out(snapshot: &Snapshot) -> String {
             .map_or_else(String::new, |proof| format!(": {} answered last, {} ago", proof.by, age(proof.ago)))
     };
     match (snapshot.node.reach.as_deref(), proof) {
-        (Some("not probed"), None) if snapshot.servers.is_empty() => {
-            "unproved: nothing beyond its networks has answered yet".into()
-        }
-        (Some("not probed"), None) => "unproved: no server has answered yet".into(),
-        (Some("not probed"), Some(_)) => format!("unproved{}", last()),
         (Some("unreachable"), _) => format!("does not reach its servers{}", last()),
-        (Some(_), Some(proof)) if proof.ago >= PROOF_HOLDS => {
+        (Some("reachable"), Some(proof)) if proof.ago >= PROOF_HOLDS => {
             format!("nothing has lately proved that it reaches servers{}", last())
         }
-        (Some(_), _) => format!("reaches servers directly{}", last()),
+        (Some("reachable"), _) => format!("reaches servers directly{}", last()),
+        (Some(_), None) if snapshot.servers.is_empty() => {
+            "unproved: nothing beyond its networks has answered yet".into()
+        }
+        (Some(_), None) => "unproved: no server has answered yet".into(),
+        (Some(_), Some(_)) => format!("unproved{}", last()),
         (None, _) => "connects to servers itself".into(),
     }
 }
@@ -498,7 +498,7 @@ mod tests {
         );
         snapshot.node.in_maintenance = false;
         (snapshot.clients_in_all, snapshot.clients_silent) = (1, 0);
-        snapshot.node.reach = Some("not probed".into());
+        snapshot.node.reach = Some("unproved".into());
         assert!(situation(&snapshot).contains("unproved: no server has answered yet, serves"));
         snapshot.servers.clear();
         let unproved = "unproved: nothing beyond its networks has answered yet, serves 1 client";
@@ -524,7 +524,7 @@ mod tests {
                 732.0,
                 "nothing has lately proved that it reaches servers: h:80 answered last, 12 min 12 s ago, serves ",
             ),
-            ("not probed", 732.0, "unproved: h:80 answered last, 12 min 12 s ago, serves "),
+            ("unproved", 732.0, "unproved: h:80 answered last, 12 min 12 s ago, serves "),
             ("unreachable", 20.0, "does not reach its servers: h:80 answered last, 20 s ago, serves "),
         ] {
             snapshot.node.reach = Some(reach.into());

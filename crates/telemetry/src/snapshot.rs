@@ -187,7 +187,7 @@ pub struct NodeSeen {
     /// The number of gateways of the group that may be active at a time, by its configuration.
     #[serde(default)]
     pub most_active: Option<u8>,
-    /// Whether it can reach a server itself; none if it does not probe one.
+    /// Whether it can reach a server itself: `reachable`, `unreachable`, or `unproved`; none while it is not a candidate.
     pub reach: Option<String>,
     /// What has last proved that.
     #[serde(default)]
@@ -242,7 +242,7 @@ pub struct GatewaySeen {
     pub is_suspect: bool,
     /// How long it is not dialled after failures, in seconds.
     pub paused_for: Option<f64>,
-    /// Whether it can reach a server: `reachable`, `unreachable`, or `not probed`; none while it is silent.
+    /// Whether it can reach a server: `reachable`, `unreachable`, or `unproved`; none while it is silent.
     pub reach: Option<String>,
     /// Its load, from 0 to 1.
     pub load: Option<f64>,

@@ -62,8 +62,8 @@ const number = (text) => ({ text, kind: "n" });
 function way({ node, servers }) {
   const last = node.proof ? `: ${node.proof.by} answered last, ${age(node.proof.ago)} ago` : "";
   if (node.reach === "unreachable") return `does not reach its servers${last}`;
-  if (node.reach === "not probed" && node.proof) return `unproved${last}`;
-  if (node.reach === "not probed") {
+  if (node.reach === "unproved" && node.proof) return `unproved${last}`;
+  if (node.reach === "unproved") {
     return servers.length > 0 ? "unproved: no server has answered yet"
       : "unproved: nothing beyond its networks has answered yet";
   }

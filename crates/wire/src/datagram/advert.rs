@@ -275,7 +275,7 @@ impl Reach {
     /// The name that is shown to users.
     pub fn word(self) -> &'static str {
         match self {
-            Self::Unknown => "not probed",
+            Self::Unknown => "unproved",
             Self::Reachable => "reachable",
             Self::Unreachable => "unreachable",
         }
