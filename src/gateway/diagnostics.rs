@@ -11,6 +11,7 @@ use crate::link::gateway_info::{GatewayInfo, MAX_ADDRESSES, MAX_SERVERS, MAX_UNR
 use crate::link::incoming::Incoming;
 use crate::link::roster::Sighting;
 use crate::link::speed::{self, Direction};
+use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock;
 use crate::wire::datagram::Reach;
 use crate::wire::id::NodeId;
@@ -55,12 +56,17 @@ impl Gateway {
             reach: reach.map(|reach| reach.word().into()),
             rules: Some(self.egress.dialer().rules()),
             in_maintenance: self.activity.is_in_maintenance(),
-            unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).collect(),
+            unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).map(said_abroad).collect(),
             unused: self.unused.now(),
             asked_from: None,
             linked_from: Vec::new(),
         }
     }
+}
+
+/// What this gateway does not reach, as another machine shows it, where "this machine" would be that one.
+fn said_abroad(fault: Unreached) -> Unreached {
+    Unreached { reason: fault.reason.replace("this machine", "the gateway"), ..fault }
 }
 
 /// Serves one measurement of the link's speed, within the client's rate limit.
@@ -71,4 +77,24 @@ pub(super) async fn speed(
     _admitted: Measuring,
 ) {
     speed::serve(*incoming, direction, &client.pace).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gateway_says_of_itself_does_not_name_the_machine_that_shows_it() {
+        for (here, abroad) in [
+            (
+                "this machine's name servers did not answer for a.b",
+                "the gateway's name servers did not answer for a.b",
+            ),
+            ("this machine has no default route", "the gateway has no default route"),
+            ("no answer in time", "no answer in time"),
+        ] {
+            let fault = Unreached { server: "a.b:80".into(), reason: here.into() };
+            assert_eq!(said_abroad(fault).reason, abroad);
+        }
+    }
 }
