@@ -279,7 +279,10 @@ async fn beyond(
         Some(node) => way_out::check(node, config, names.as_ref(), filter).await,
         None => None,
     };
-    let verdict = way_out.as_ref().map(|finding| finding.verdict);
+    let verdict = way_out
+        .as_ref()
+        .map(|finding| finding.verdict)
+        .filter(|verdict| *verdict != report::Verdict::Skipped);
     way_out.into_iter().chain(names.map(|names| names.beside(verdict)))
 }
 

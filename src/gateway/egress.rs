@@ -93,6 +93,8 @@ pub struct Egress {
     /// Whether this machine reaches the outside, as its probe finds out.
     reach: watch::Sender<Reach>,
     unreached: Mutex<Vec<Unreached>>,
+    /// What this machine has no route to, while it has none beyond its only network.
+    unrouted: Mutex<Option<Unreached>>,
     /// Set while the way out is lost although connections are made: the networks that are on this side of it.
     mute: Mutex<Option<Vec<IpNet>>>,
     proved: Mutex<Option<(String, std::time::Instant)>>,
@@ -159,6 +161,7 @@ impl Egress {
             results,
             reach: watch::Sender::new(Reach::Unknown),
             unreached: Mutex::default(),
+            unrouted: Mutex::default(),
             mute: Mutex::default(),
             proved: Mutex::default(),
         };
@@ -386,6 +389,7 @@ impl Egress {
     /// What the last probe did not reach, and the upstream proxies that are not.
     pub fn unreached(&self) -> Vec<Unreached> {
         let mut unreached = self.dialer.unreached_upstreams();
+        unreached.extend(self.unrouted.lock().unwrap_or_else(PoisonError::into_inner).clone());
         unreached.extend_from_slice(&self.unreached.lock().unwrap_or_else(PoisonError::into_inner));
         unreached
     }
@@ -408,6 +412,11 @@ impl Egress {
     /// Notes what a probe did not reach.
     pub fn note_unreached(&self, unreached: Vec<Unreached>) {
         *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = unreached;
+    }
+
+    /// Notes what this machine has no route to, if it has none beyond its only network.
+    pub(super) fn note_unrouted(&self, unrouted: Option<Unreached>) {
+        *self.unrouted.lock().unwrap_or_else(PoisonError::into_inner) = unrouted;
     }
 
     /// Whether this machine reaches the outside. Its probe writes it.

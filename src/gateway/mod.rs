@@ -31,6 +31,6 @@ mod strangers;
 pub mod swarms;
 pub mod tls;
 mod udp;
-mod uplink;
+pub mod uplink;
 pub mod upstream;
 mod way_out;

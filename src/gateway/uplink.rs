@@ -4,6 +4,10 @@
 //! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs`
 //! decides; this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
 //! nothing. Once the way out is lost, it goes on asking until it is proved that it is there again.
+//!
+//! A machine with one network and no route beyond it has none, whatever is asked (`uplink/one_network.rs`).
+
+pub mod one_network;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +23,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
+use self::one_network::OneNetwork;
 use super::dialer::Dialer;
 use super::egress::{DialResult, Egress, Outcome};
 use super::probe::exchange::{self, Ask, Reply};
@@ -117,6 +122,7 @@ impl Uplink {
         let mut way = WayOut::new();
         let (mut next, mut asked_at) = (Instant::now(), None);
         let (mut is_long_lost, mut upstream) = (false, UpstreamState::default());
+        let mut one_network = OneNetwork::default();
         while !reach.is_closed() {
             let (mut waiting, mut is_silence) = (None, false);
             let look = match way.is_suspicious(Instant::now()) {
@@ -150,6 +156,15 @@ impl Uplink {
                 asked_at = Some(Instant::now());
             }
             let lost_for = way.lost_for(Instant::now());
+            let was_all = one_network.is_all();
+            one_network.look(self.may_be_without(&way, &upstream));
+            match one_network.is_all() {
+                true => way.forget_proof(),
+                // With a route, a name server may answer.
+                false if was_all => next = Instant::now(),
+                false => {}
+            }
+            self.egress.note_unrouted(one_network.unreached());
             if lost_for.is_none() {
                 self.egress.note_unreached(Vec::new());
             }
@@ -159,11 +174,12 @@ impl Uplink {
             if is_long_lost && !was_long_lost {
                 limited!(warn, NOBODY, "the way out stays lost: nothing that was asked since has answered");
             }
-            self.publish(&way, &upstream, &reach);
+            self.publish(&way, &upstream, &one_network, &reach);
             // The connection was given up meanwhile.
             let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
             let pause = match lost_for {
                 _ if upstream.is_lost() => LOST_INTERVAL,
+                None if one_network.is_all() => LONG_LOST_INTERVAL,
                 None if upstream.usable.is_some() => interval.min(upstream_interval),
                 None => interval,
                 Some(_) if is_long_lost || way.is_mute() => LONG_LOST_INTERVAL,
@@ -172,6 +188,12 @@ impl Uplink {
             let due = Instant::now() + pause.mul_f64(jitter());
             next = if next <= Instant::now() { due } else { next.min(due) };
         }
+    }
+
+    /// Whether this machine's routes tell of the way out: no destination does, it may serve any, and connects to them itself.
+    fn may_be_without(&self, way: &WayOut, upstream: &UpstreamState) -> bool {
+        let serves_any = self.egress.dialer().rules().allows_any;
+        way.is_untold() && serves_any && upstream.usable.is_none() && !self.asks_nobody
     }
 
     /// Whether the witnesses are to be asked although no connection has met anything: the way out is lost, a name server is silent, which
@@ -296,11 +318,20 @@ impl Uplink {
         ip.is_none_or(|ip| self.is_beyond(ip))
     }
 
-    fn publish(&self, way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>) {
-        let verdict = if upstream.is_lost() { Reach::Unreachable } else { way.reach() };
+    fn publish(
+        &self,
+        way: &WayOut,
+        upstream: &UpstreamState,
+        one_network: &OneNetwork,
+        reach: &watch::Sender<Reach>,
+    ) {
+        let is_lost = upstream.is_lost() || one_network.is_all();
+        let verdict = if is_lost { Reach::Unreachable } else { way.reach() };
         reach.send_if_modified(|now| {
             let before = std::mem::replace(now, verdict);
-            if before != verdict {
+            if before != verdict && way.lost_for(Instant::now()).is_none() && one_network.is_all() {
+                one_network.log();
+            } else if before != verdict {
                 self.log(before, way, upstream);
             }
             before != verdict

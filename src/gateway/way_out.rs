@@ -116,6 +116,8 @@ pub(super) struct WayOut {
     witnesses: Recent,
     /// Whether any destination has accepted a connection.
     has_worked: bool,
+    /// Whether one beyond this machine's networks has sent something.
+    has_answered: bool,
     /// Destinations on the clients' own network, which are no witnesses.
     inside: VecDeque<Target>,
     /// Destinations that were not reached, or are slow, since one was reached.
@@ -192,6 +194,7 @@ impl WayOut {
             reach: Reach::Unknown,
             witnesses: Recent::default(),
             has_worked: false,
+            has_answered: false,
             inside: VecDeque::new(),
             failed: Recent::default(),
             silent: Recent::default(),
@@ -214,6 +217,18 @@ impl WayOut {
 
     fn is_lost(&self) -> bool {
         self.reach == Reach::Unreachable
+    }
+
+    /// Whether no destination beyond this machine's networks has ever answered.
+    pub(super) fn is_untold(&self) -> bool {
+        !self.has_answered
+    }
+
+    /// Forgets what a name server has proved: this machine has no route beyond its network any more.
+    pub(super) fn forget_proof(&mut self) {
+        if !self.is_lost() {
+            self.reach = Reach::Unknown;
+        }
     }
 
     /// Whether the way out is lost because nothing comes back on connections that are made, so that one that is made proves nothing.
@@ -333,6 +348,7 @@ impl WayOut {
                 return is_new;
             }
             Seen::Answered(target, speech) => {
+                self.has_answered = true;
                 self.is_proved();
                 self.witnesses.add(destination(target, Some(speech)));
             }
@@ -424,6 +440,7 @@ impl WayOut {
         match answer {
             Some(Answer::Data(_)) => {
                 self.times_slow = self.times_slow.saturating_add(u32::from(for_data));
+                self.has_answered = true;
                 self.is_proved();
             }
             Some(Answer::NameServer) => self.is_proved(),

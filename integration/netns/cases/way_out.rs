@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use laneway::telemetry::snapshot::Snapshot;
 
+use super::ailments::stop;
 use super::curl::HTTP;
 use crate::lab::group::{init, join, laneway, up};
 use crate::lab::process::Process;
@@ -22,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     ("way_out::gateways_whose_uplink_is_down_stay_withdrawn", gateways_whose_uplink_is_down_stay_withdrawn),
     ("way_out::one_destination_that_is_down_ends_no_gateway", one_destination_that_is_down_ends_no_gateway),
     ("way_out::a_probe_sees_through_a_captive_portal", a_probe_sees_through_a_captive_portal),
+    ("way_out::a_machine_with_the_clients_network_only_takes_no_role", a_machine_with_one_network),
 ];
 
 const URL: &str = "http://10.88.0.100/";
@@ -178,4 +180,42 @@ fn a_probe_sees_through_a_captive_portal(lab: &Lab) {
     gateway.wait_for_line("server reached", NOTICED);
     let _node = up(&client, &[]);
     wait_until("the portal to be passed", || get(&client, URL).0 == 204);
+}
+
+/// What it could reach, its clients reach themselves. So they wait for another gateway, for as long as `--hold` says.
+fn a_machine_with_one_network(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1, c2) = (lab.gateway("g1"), lab.client("c1"), lab.client("c2"));
+    let code = init(&g1);
+    let real = up(&g1, &["--role", "gateway"]);
+    [&c1, &c2].into_iter().for_each(|host| join(host, &code));
+    let mut useless = up(&c2, &["--role", "gateway"]);
+    let none = "this machine has no way out";
+    useless.wait_for_line(none, NOTICED);
+    // With a route it may serve.
+    c2.ip("route add default via 10.77.0.21");
+    useless.wait_for_line("a way out is there again", NOTICED);
+    wait_until("it to stand by", || {
+        let said = laneway(&c2, &["status"]).success().text();
+        said.contains("standby gateway, ") && !said.contains("does not reach")
+    });
+    stop(useless);
+    c2.ip("route del default");
+    let mut useless = up(&c2, &["--role", "gateway"]);
+    useless.wait_for_line(none, NOTICED);
+    let mut node = up(&c1, &["--hold", "20"]);
+    node.wait_for_line("link up", NOTICED);
+    stop(real);
+    let mut curl = c1.command("curl");
+    curl.args(["--silent", "--max-time", "60"]).args(HTTP).arg(URL);
+    let waiting = c1.spawn(curl);
+    wait_until("the client to find no gateway", || laneway(&c1, &["status"]).text().contains("no gateway: "));
+    let said = laneway(&c2, &["status"]).success().text();
+    let why = "this node does not reach other networks: this machine has no default route, and no network but that of lan";
+    assert!(said.contains("withdrawn gateway, ") && said.contains(why), "{said}");
+    let said = laneway(&c2, &["doctor"]).text();
+    assert!(said.contains("wrong    way out ") && said.contains("no default route"), "{said}");
+    let _real = up(&g1, &["--role", "gateway"]);
+    let body = waiting.finish(NOTICED * 3).success().text();
+    assert!(body.starts_with(&g1.addresses()[1].to_string()), "{body}");
 }

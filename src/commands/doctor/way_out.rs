@@ -14,9 +14,12 @@ use super::remedies::{LOGIN, uplink_up};
 use super::report::{Finding, Layer, Verdict};
 use crate::config::Config;
 use crate::gateway::silence::NOTHING;
+use crate::gateway::uplink::one_network::BEYOND;
 use crate::mark;
+use crate::sys::{connected, tools};
 use crate::telemetry::report::answered_last;
 use crate::telemetry::snapshot::{Proof, Snapshot, Unreached};
+use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
 
 /// The age, in seconds, up to which an answer counts as one of this moment.
@@ -34,7 +37,10 @@ pub(super) async fn check(
 ) -> Option<Finding> {
     let name_servers = names.map(|names| Finding { hint: names.hint(), ..names.finding.clone() });
     let name_servers = name_servers.as_ref();
-    let finding = of_node(&node.seen, name_servers)?;
+    let Some(finding) = of_node(&node.seen, name_servers) else {
+        let has_no_route = config.gateway.upstream.is_empty() && !connected::reaches_the_world();
+        return unproved(&node.seen).filter(|_| has_no_route);
+    };
     let mut unreached: Vec<_> =
         node.seen.unreached.iter().filter_map(|fault| fault.server.parse().ok()).collect();
     let old = node.seen.node.proof.as_ref().filter(|proof| proof.ago >= FRESH);
@@ -47,6 +53,17 @@ pub(super) async fn check(
         _ => finding,
     };
     Some(filtering::explain(finding, filter, "tcp", &unreached).await)
+}
+
+/// Of a gateway for any destination that has no default route, while nothing has proved what else it reaches.
+fn unproved(seen: &Snapshot) -> Option<Finding> {
+    let serves_any = seen.servers.is_empty() && seen.rules.as_ref().is_none_or(|rules| rules.allows_any);
+    let is_unproved = seen.node.state.is_some() && seen.node.reach.as_deref() == Some(Reach::Unknown.word());
+    (serves_any && is_unproved).then(|| {
+        let what = "nothing beyond its networks has answered the gateway on this machine yet, and this machine has no default route: \
+                    it serves only what its other routes lead to";
+        Finding::skipped(Layer::WayOut, what)
+    })
 }
 
 /// What the way out is like now, where the last answer came some time ago. `None` where nothing can be asked.
@@ -95,7 +112,11 @@ fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
         return None;
     }
     let lost = || {
-        let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
+        let what = match &seen.node.proof {
+            Some(_) => "the gateway on this machine has lost its way out",
+            None => "the gateway on this machine has no way out",
+        };
+        let finding = Finding::wrong(Layer::WayOut, what);
         let hosts = || seen.unreached.iter().map(|fault| host_of(&fault.server));
         let address = hosts().find(|host| host.parse::<IpAddr>().is_ok());
         let uplink = uplink_up(address.or_else(|| hosts().next()).unwrap_or_default());
@@ -104,7 +125,10 @@ fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
         let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
         let page = seen.unreached.iter().find(|fault| fault.server.contains("://"));
         let is_mute = seen.unreached.iter().any(|fault| fault.reason == NOTHING);
+        let is_one_network = seen.unreached.iter().any(|fault| fault.server == BEYOND);
         let hint = match (upstream, page) {
+            (None, None) if is_one_network && address.is_none() => one_network(),
+            (None, None) if is_one_network => format!("{}; {uplink}", one_network()),
             (Some(fault), _) if fault.reason.contains("login") => LOGIN.into(),
             (Some(_), _) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
             (None, Some(page)) => format!(
@@ -135,6 +159,16 @@ fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
 /// What to do about an uplink over which connections are made, and that carries nothing else.
 const MUTE: &str = "look for a box on the way that filters what connections carry, and for large packets that do not pass: an \
                     interface with a smaller MTU (Linux: 'ip link set dev INTERFACE mtu 1280') shows whether it is that";
+
+/// What to do about a gateway for any destination on a machine with one network and no route beyond it.
+fn one_network() -> String {
+    format!(
+        "if this machine is to be a gateway, connect its uplink, or add the default route that '{}' does not show; if it is to serve \
+         machines of its own network, name that: 'laneway up --role gateway --allow NETWORK/PREFIX'; otherwise leave out \
+         --role gateway",
+        tools::ROUTES
+    )
+}
 
 /// The host of HOST:PORT or of a URL.
 fn host_of(server: &str) -> &str {
@@ -177,10 +211,20 @@ mod tests {
         assert!(hint.contains("'ip route' the route") && !hint.contains("web.lab"), "{hint}");
         let names = Finding::wrong(Layer::NameServers, "none answers").hint("name one");
         assert_eq!(of_node(&seen, Some(&names)).unwrap().hint.as_deref(), Some("name one"));
+        seen.unreached = vec![Unreached { server: BEYOND.into(), reason: "no default route".into() }];
+        let finding = of_node(&seen, None).unwrap();
+        assert_eq!(finding.why, ["it does not reach other networks: no default route"]);
+        let hint = finding.hint.unwrap();
+        assert!(hint.contains("default route") && hint.contains("--allow NETWORK/PREFIX"), "{hint}");
         seen.node.reach = Some("reachable".into());
         assert_eq!(of_node(&seen, None).unwrap().verdict, Verdict::Ok);
+        seen.node.reach = Some("unproved".into());
+        assert_eq!(
+            (of_node(&seen, None), unproved(&seen).map(|found| found.verdict)),
+            (None, Some(Verdict::Skipped))
+        );
         seen.node.state = None;
-        assert_eq!(of_node(&seen, None), None, "no gateway");
+        assert_eq!((of_node(&seen, None), unproved(&seen)), (None, None), "no gateway");
         for (server, host) in [("http://a.example/b:c", "a.example"), ("[fd00::1]:80", "fd00::1")] {
             assert_eq!(host_of(server), host);
         }
