@@ -96,6 +96,7 @@ impl View {
             failures: pairs(telemetry.failures.values()),
             failed: telemetry.failed.latest(),
             rescued: words(telemetry.rescued.values()),
+            cut: words(telemetry.cut.values()),
             spread: Spread { downloads: telemetry.spread.0.value(), bytes: telemetry.spread.1.value() },
             refused: refused
                 .map(|((dialect, reason), count)| Counted::new(reason.word(), dialect, count))

@@ -13,7 +13,7 @@ use crate::peer::{Peer, within};
 const REJECTED: &str = "\0[\0\0\0\0\0\0";
 
 /// The answer of the port to `request`, up to the end of the connection.
-async fn answer(proxy: &Proxy, request: &[u8]) -> String {
+pub(crate) async fn answer(proxy: &Proxy, request: &[u8]) -> String {
     let mut app = Peer::connect(proxy.address).await;
     app.say(request).await;
     app.end();

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
-use crate::refusals::metric;
+use crate::refusals::{self, metric};
 
 /// More links than a download tries in a row without progress.
 const CONTENT: usize = 2 << 20;
@@ -38,6 +38,33 @@ async fn a_download_that_the_next_gateway_does_not_continue_is_not_counted_as_re
     let received = app.rest_before_reset().await;
     assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < CONTENT);
     assert_eq!(metric(&proxy, "connections_rescued_total{").await, Vec::<String>::new());
+    is_told(&proxy, &server.to_string(), "no other gateway could continue the download").await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_ends_with_its_gateway_is_counted_and_shown() {
+    let mut lab = Lab::new().await;
+    lab.link_address = fragile(lab.link_address).await;
+    let proxy = lab.proxy().await;
+    let server = serve(true).await;
+    let mut app = Peer::connect(proxy.address).await;
+    app.say(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n")).await;
+    app.head().await;
+    app.say(format!("GET / HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
+    let received = app.rest_before_reset().await;
+    assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < CONTENT);
+    is_told(&proxy, &server.to_string(), "only the app can repeat what it has sent").await;
+}
+
+/// A connection to `server` that was reset with its gateway is in the metrics, in the status and among the events.
+async fn is_told(proxy: &Proxy, server: &str, why: &str) {
+    assert_eq!(metric(proxy, "connections_cut_total{").await, ["reason=\"gateway\"} 1"]);
+    assert_eq!(metric(proxy, "events_total{event=\"cut\"").await, ["} 1"]);
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nUser-Agent: curl/8\r\n\r\n", proxy.address);
+    let status = refusals::answer(proxy, request.as_bytes()).await;
+    let row =
+        status.lines().find(|line| line.starts_with("  ") && line.contains("reset: the link to the gateway"));
+    assert!(row.is_some_and(|row| row.contains(server) && row.contains(why)), "{status}");
 }
 
 #[tokio::test]

@@ -167,6 +167,7 @@ impl Session {
         };
         record.moved(progress.moved());
         record.ended(outcome(&result));
+        note_cut(&record, &result);
         match result {
             Ok(()) => {}
             // The server answered before the app had sent everything: its answer must not be lost with the rest.
@@ -187,6 +188,24 @@ fn note(outcomes: &Outcomes, gateway: NodeId, target: &Target, left: &Left, move
             outcomes.failed(gateway, target, Failing::Ended);
         }
         Left::Ended(Ok(())) if moved.sent > 0 => outcomes.failed(gateway, target, Failing::Ended),
+        _ => {}
+    }
+}
+
+/// Notes that a session was reset because of its gateway.
+fn note_cut(record: &Record, result: &Result<(), Broken>) {
+    let gateway = &record.gateway;
+    match result {
+        Err(broken) if broken.is_link_lost() => {
+            let why = format!(
+                "the link to the gateway {gateway} broke, and only the app can repeat what it has sent"
+            );
+            record.cut("gateway", gateway, &why);
+        }
+        Err(broken) if broken.is_cut() => {
+            let why = format!("nothing comes from the server over the gateway {gateway} any more");
+            record.cut("way-out", gateway, &why);
+        }
         _ => {}
     }
 }

@@ -35,6 +35,8 @@ pub enum Happening {
     InUse,
     /// Connections or downloads continued over another gateway.
     Resumed,
+    /// A connection of an app was reset because its gateway, or the gateway's way out, was lost.
+    Cut,
     /// A gateway or a client was refused, or it refused this node.
     Refused,
     /// A file of a registry that came over this gateway was not the one that its index names.
@@ -61,6 +63,7 @@ impl Happening {
             Self::Suspect => "suspect",
             Self::InUse => "in-use",
             Self::Resumed => "resumed",
+            Self::Cut => "cut",
             Self::Refused => "refused",
             Self::Poisoned => "poisoned",
             Self::Shared => "shared",

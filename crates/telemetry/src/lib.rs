@@ -46,6 +46,9 @@ pub struct Telemetry {
     pub failed: failed::Failed,
     /// Connections that continued over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
+    /// Connections of apps that were reset before their end for which neither the app nor the server was to blame, by why: `gateway`
+    /// (its link was lost) or `way-out` (the gateway's way to the server was).
+    pub cut: Tally<&'static str>,
     /// Downloads of apps that came over several gateways at the same time, and their bytes.
     pub spread: (Count, Count),
     /// Requests of apps that were refused whatever their destination, by dialect and reason.

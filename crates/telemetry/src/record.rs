@@ -102,6 +102,14 @@ impl Record {
         self.telemetry.note_about(how, Happening::Resumed, "", text);
     }
 
+    /// Records that it was reset because of this `gateway`: `by` is one of [`Telemetry::cut`].
+    pub fn cut(&self, by: &'static str, gateway: &str, why: &str) {
+        self.telemetry.cut.one(by);
+        self.telemetry.failed.note(&self.target, &format!("reset: {why}"));
+        let text = format!("the connection to {} was reset: {why}", self.target);
+        self.telemetry.note_about(by, Happening::Cut, gateway, text);
+    }
+
     /// Records that a download came over several gateways at the same time: their names, and how many bytes came over each.
     pub fn came_over<'a>(&mut self, shares: impl Iterator<Item = (&'a str, u64)> + Clone) {
         self.gateway = shares.clone().map(|(name, _)| name).collect::<Vec<_>>().join("+");

@@ -52,6 +52,9 @@ pub struct Snapshot {
     pub failed: Vec<FailedSeen>,
     /// Connections that continued over another gateway, by how.
     pub rescued: Vec<Counted>,
+    /// Connections of apps that were reset because of a gateway, by why.
+    #[serde(default)]
+    pub cut: Vec<Counted>,
     /// Downloads of apps that came over several gateways at the same time.
     #[serde(default)]
     pub spread: Spread,
@@ -530,6 +533,7 @@ pub fn example() -> Snapshot {
         failures: vec![Counted::new("refused", "server", 1)],
         failed: vec![example_failure()],
         rescued: vec![],
+        cut: vec![],
         spread: Spread { downloads: 2, bytes: 300_000_000 },
         refused: vec![],
         udp_dropped: vec![],

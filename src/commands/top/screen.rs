@@ -189,7 +189,11 @@ fn events(frame: &mut Frame<'_>, area: Rect, events: &[Event]) {
             | Happening::Resumed
             | Happening::Shared
             | Happening::Spread => Color::Green,
-            Happening::LinkLost | Happening::Refused | Happening::Poisoned | Happening::Damaged => Color::Red,
+            Happening::LinkLost
+            | Happening::Cut
+            | Happening::Refused
+            | Happening::Poisoned
+            | Happening::Damaged => Color::Red,
             Happening::Suspect | Happening::Withdrawn | Happening::Demoted => Color::Yellow,
             Happening::Query | Happening::Offer => Color::Cyan,
         };

@@ -227,7 +227,7 @@ impl Exchange<'_> {
 /// A body in pieces that was cut off is resumed plainly: the gateway may have become unable to give its pieces.
 fn resumable(trouble: Trouble) -> Trouble {
     match trouble {
-        Trouble::Truncated(why) => Trouble::Lost(why),
+        Trouble::Truncated(why) | Trouble::CutOff(why) => Trouble::Lost(why),
         trouble => trouble,
     }
 }

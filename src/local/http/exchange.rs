@@ -93,6 +93,8 @@ pub(super) enum Trouble {
     Truncated(String),
     /// The same, because the link was lost.
     Lost(String),
+    /// The same, because the gateway says that its way to the server is cut.
+    CutOff(String),
     /// The app has closed its connection after its request.
     Left,
     /// The app has hung up.

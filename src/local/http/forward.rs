@@ -125,7 +125,7 @@ pub(super) async fn forward(
                 is_repeated = true;
             }
             Err(Trouble::Lost(why)) => {
-                let resumed = exchange.resume(why, record).await;
+                let resumed = resume(exchange, why, record).await;
                 let complete = Ended::Complete { again: request.keep_alive, reusable: false };
                 return conclude(resumed.map(|()| complete), used, kept, record);
             }
@@ -136,6 +136,18 @@ pub(super) async fn forward(
             ended => return conclude(ended, used, kept, record),
         }
     }
+}
+
+/// Resumes a download whose link was lost, and counts the one that cannot be.
+async fn resume(exchange: &Exchange<'_>, lost: String, record: &mut Record) -> Result<(), Trouble> {
+    let gateway = record.gateway.clone();
+    let resumed = exchange.resume(lost.clone(), record).await;
+    if let Err(Trouble::Truncated(why)) = &resumed {
+        let and = if *why == lost { String::new() } else { format!(": {why}") };
+        let why = format!("{lost}, and no other gateway could continue the download{and}");
+        record.cut("gateway", &gateway, &why);
+    }
+    resumed
 }
 
 /// How one attempt ended.
@@ -207,6 +219,11 @@ fn conclude(
         Err(Trouble::BadBody(malformed)) => {
             record.refused(refusal_reason(malformed), malformed.to_string());
             Ok(Done::Close(plain(malformed.status(), &malformed.to_string())))
+        }
+        Err(Trouble::CutOff(why)) => {
+            record.cut("way-out", &record.gateway, &why);
+            record.ended(why);
+            Ok(Done::Reset)
         }
         Err(Trouble::Truncated(why) | Trouble::Lost(why) | Trouble::Poisoned(why)) => {
             record.ended(why);

@@ -406,6 +406,8 @@ impl Exchange<'_> {
 pub(super) fn cut_off(error: &ServerError) -> Trouble {
     if error.is_link_lost() {
         Trouble::Lost(error.to_string())
+    } else if error.is_cut() {
+        Trouble::CutOff(error.to_string())
     } else {
         Trouble::Truncated(error.to_string())
     }

@@ -88,6 +88,11 @@ fn connections(page: &mut Exposition, snapshot: &Snapshot) {
     page.counts(&snapshot.failures, &["kind", "side"]);
     page.counter("connections_rescued_total", "Connections that continued over another gateway, by how.");
     page.counts(&snapshot.rescued, &["how"]);
+    page.counter(
+        "connections_cut_total",
+        "Connections of apps that were reset because of a gateway, by reason: its link was lost, or its way out.",
+    );
+    page.counts(&snapshot.cut, &["reason"]);
     page.counter("downloads_spread_total", "Downloads that came over several gateways at the same time.");
     page.sample(&[], snapshot.spread.downloads);
     page.counter("downloads_spread_bytes_total", "Their bytes, over all of these gateways.");

@@ -11,7 +11,7 @@ const SILENCE = 4000;
 const PROOF_HOLDS = 60;
 const TONES = {
   promoted: "good", "link-up": "good", "in-use": "good", resumed: "good", shared: "good", spread: "good",
-  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad", damaged: "bad",
+  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", cut: "bad", refused: "bad", poisoned: "bad", damaged: "bad",
 };
 const WORDS = { "link-up": "link up", "link-lost": "link lost", "in-use": "in use" };
 
