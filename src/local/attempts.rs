@@ -135,6 +135,19 @@ impl Attempts {
     }
 }
 
+/// What the user reads of a failed dial of the gateway of this `name`, if that is known: then its address says less.
+pub(super) fn in_words(name: Option<&str>, error: &DialError, reason: &str) -> String {
+    let Some(name) = name else { return reason.to_owned() };
+    match error {
+        DialError::Connect(_, error) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
+            "gateway {name} refuses connections: no node runs there ('laneway up' there starts one), or a firewall rejects them"
+        ),
+        DialError::Connect(_, error) => format!("gateway {name} cannot be connected to: {error}"),
+        DialError::Late(_) => format!("gateway {name} does not answer"),
+        _ => format!("gateway {name}: {reason}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! Keeps this node linked: to the best gateway, and to the next one as a warm standby. One task dials, as `dialing.rs`
 //! decides; all connections use the links that are up.
 
+mod trouble;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 
-use super::attempts::{Attempt, Attempts, Cause};
+use super::attempts::{self, Attempt, Attempts, Cause};
 use super::clock_jumps;
 use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
 use super::outcomes::Outcomes;
@@ -33,8 +35,6 @@ use crate::wire::sharing::Offer;
 
 /// Maximum number of gateways without a way out that are remembered.
 const MAX_WITHOUT_WAY_OUT: usize = 1024;
-/// Maximum number of gateways whose trouble is told at a time.
-const MAX_TOLD: usize = 3;
 /// How long gateways are linked although this node is one itself, after its own way out gave no answer.
 const BESIDE: Duration = Duration::from_secs(30);
 
@@ -146,59 +146,6 @@ impl Links {
     /// works gives up in less time and says so. The more requests it leaves unanswered, the longer it is ranked behind others.
     pub(super) fn left_unanswered(&self, address: SocketAddr) {
         self.directory.suspect(address, Instant::now());
-    }
-
-    /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link to a
-    /// gateway that does not announce that it serves nobody.
-    pub fn idle_trouble(&self) -> Option<String> {
-        let withdrawn = self.withdrawn(Instant::now());
-        let is_cut_off = |link: &Link| withdrawn.contains_key(&link.gateway.id);
-        self.up.borrow().iter().all(is_cut_off).then(|| self.trouble())?
-    }
-
-    /// Why no connection gets out, as a sentence: what each gateway without a way out has said, what others announce, and why the
-    /// rest was not reached; `None` once a connection got out.
-    pub fn trouble(&self) -> Option<String> {
-        let now = Instant::now();
-        let mut lost = self.withdrawn(now);
-        lost.extend(locked(&self.without_way_out).iter().map(|(id, (_, why))| (*id, why.clone())));
-        let known: Vec<_> = lost.keys().copied().collect();
-        let failed = locked(&self.attempts).telling(&known, now);
-        let mut told: Vec<String> = lost.into_values().collect();
-        told.extend(failed);
-        let more = told.len().saturating_sub(MAX_TOLD);
-        told.truncate(MAX_TOLD);
-        match more {
-            _ if told.is_empty() => None,
-            0 => Some(told.join("; ")),
-            1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
-            more => Some(format!("{}; and {more} more gateways", told.join("; "))),
-        }
-    }
-
-    /// The gateways that announce that they serve nobody, and why.
-    fn withdrawn(&self, now: Instant) -> BTreeMap<NodeId, String> {
-        let (mut all, attempts) = (BTreeMap::new(), locked(&self.attempts));
-        for gateway in self.directory.ranked(now) {
-            // It may have died since.
-            if gateway.heard.is_some_and(|heard| attempts.has_failed_since(gateway.link, heard)) {
-                continue;
-            }
-            let reach = gateway.advert.as_ref().map(|advert| advert.reach);
-            let (Some(id), Some(state)) = (gateway.id, gateway.state(now)) else { continue };
-            let why = match state {
-                _ if id == self.own => continue,
-                State::Active | State::Standby => continue,
-                State::Draining => "is about to stop, or in maintenance",
-                State::Withdrawn if reach == Some(Reach::Reachable) => {
-                    "is in maintenance ('laneway drain --undo' there ends it)"
-                }
-                State::Withdrawn => "announces that it has no way out ('laneway doctor' there says why)",
-            };
-            let name = self.directory.telemetry().names.of(id);
-            all.entry(id).or_insert_with(|| format!("gateway {name} {why}"));
-        }
-        all
     }
 
     /// Notes that a connection got out through this gateway.
@@ -487,7 +434,7 @@ impl Links {
         } else {
             tracing::debug!(%address, reason, "no link again");
         }
-        let sentence = name.map_or_else(|| reason.clone(), |name| format!("gateway {name}: {reason}"));
+        let sentence = attempts::in_words(name.as_deref(), &error, &reason);
         // What it said over its last link is out of date.
         locked(&self.without_way_out).retain(|_, (last, _)| *last != address);
         locked(&self.attempts).add(Attempt {

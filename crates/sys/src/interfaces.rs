@@ -6,6 +6,6 @@ mod unix;
 pub(crate) mod windows;
 
 #[cfg(unix)]
-pub(crate) use self::unix::{all, index_of, names};
+pub(crate) use self::unix::{all, connected, index_of, names};
 #[cfg(windows)]
-pub(crate) use self::windows::{all, index_of, names};
+pub(crate) use self::windows::{all, connected, index_of, names};

@@ -117,6 +117,41 @@ pub fn interfaces() -> io::Result<BTreeMap<String, Vec<IpAddr>>> {
     Ok(all)
 }
 
+/// How an interface of this machine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceState {
+    /// Its name.
+    pub name: String,
+    /// Its addresses, each with the prefix length of the network.
+    pub nets: Vec<IpNet>,
+    /// It is switched on and connected.
+    pub is_up: bool,
+    /// It is switched on, connected or not. Not every system tells one that is switched off from one without a cable.
+    pub is_on: bool,
+}
+
+/// How the interfaces of this machine are, loopback and those excluded that the system has for itself. Without an address an interface
+/// is among them only if it is connected.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn interface_states() -> io::Result<Vec<InterfaceState>> {
+    let entries = interfaces::all()?;
+    let is_known = |name: &String| entries.iter().any(|entry| entry.name == *name);
+    // The address of a bridge or a bond is that of its ports.
+    let is_port = |name: &String| Path::new("/sys/class/net").join(name).join("master").exists();
+    let bare = interfaces::connected()?.into_iter().filter(|name| !is_known(name) && !is_port(name));
+    let mut states: BTreeMap<String, InterfaceState> = bare
+        .map(|name| (name.clone(), InterfaceState { name, nets: Vec::new(), is_up: true, is_on: true }))
+        .collect();
+    for entry in entries.into_iter().filter(|entry| !entry.is_loopback && !entry.is_internal) {
+        let (name, is_up, is_on) = (entry.name.clone(), entry.is_up, entry.is_on);
+        let new = InterfaceState { name, nets: Vec::new(), is_up, is_on };
+        states.entry(entry.name).or_insert(new).nets.push(entry.net);
+    }
+    Ok(states.into_values().collect())
+}
+
 /// Interfaces in one line, each with its IPv4 addresses.
 pub fn listed(interfaces: &BTreeMap<String, Vec<IpAddr>>) -> String {
     let one = |(name, addresses): (&String, &Vec<IpAddr>)| {

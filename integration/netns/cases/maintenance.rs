@@ -103,12 +103,12 @@ fn apps_are_told_of_all_gateways_that_are_drained_or_dead(lab: &Lab) {
     wait_until("apps to be told that one is dead", || {
         let text = said(&fleet.client);
         assert!(text.contains(&drained("g2")), "{text}");
-        text.contains("gateway g1: cannot connect to ") && !text.contains(&drained("g1"))
+        text.contains("gateway g1 refuses connections: ") && !text.contains(&drained("g1"))
     });
     fleet.kill(1);
     wait_until("apps to be told that both are dead", || {
         let text = said(&fleet.client);
-        ["gateway g1: cannot connect to ", "gateway g2: cannot connect to "]
+        ["gateway g1 refuses connections: ", "gateway g2 refuses connections: "]
             .iter()
             .all(|dead| text.contains(dead))
     });

@@ -6,6 +6,7 @@ mod beside;
 mod cache;
 pub(crate) mod clients;
 mod curl;
+mod cut_off;
 mod discovery;
 mod doctor;
 mod errors;
@@ -80,6 +81,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resolve::CASES,
     upstream::CASES,
     way_out::CASES,
+    cut_off::CASES,
     uplinks::CASES,
     mute_uplinks::CASES,
     page::CASES,

@@ -22,6 +22,14 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(getifaddrs().map_err(io::Error::from)?.map(|entry| entry.interface_name).collect())
 }
 
+/// The names of those that are switched on and connected, loopback excluded, also without an IP address. One may occur several times.
+pub(crate) fn connected() -> io::Result<Vec<String>> {
+    let (up, loopback) = (InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING, InterfaceFlags::IFF_LOOPBACK);
+    let connected = |entry: &InterfaceAddress| entry.flags.contains(up) && !entry.flags.intersects(loopback);
+    let entries = getifaddrs().map_err(io::Error::from)?;
+    Ok(entries.filter(connected).map(|entry| entry.interface_name).collect())
+}
+
 pub(crate) fn index_of(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
 }

@@ -32,6 +32,12 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(adapters::all()?.into_iter().map(|adapter| adapter.name).collect())
 }
 
+/// The names of those that are switched on and connected, loopback excluded, also without an IP address.
+pub(crate) fn connected() -> io::Result<Vec<String>> {
+    let connected = adapters::all()?.into_iter().filter(|adapter| adapter.is_up && !adapter.is_loopback);
+    Ok(connected.map(|adapter| adapter.name).collect())
+}
+
 pub(crate) fn index_of(name: &str) -> Option<u32> {
     let adapters = adapters::all().ok()?;
     adapters.into_iter().find(|adapter| adapter.name == name).map(|adapter| adapter.index)

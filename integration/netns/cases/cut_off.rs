@@ -1,0 +1,73 @@
+//! What apps and status say where no gateway is reached, and why that is: this machine's own cable, or a gateway that has stopped.
+
+use nix::sys::signal::Signal;
+
+use super::curl::HTTP;
+use crate::lab::group::{START, laneway};
+use crate::lab::web::who;
+use crate::lab::{Case, Host, Lab, wait_until};
+
+pub(super) const CASES: &[Case] = &[
+    ("cut_off::a_machine_whose_cable_is_out_names_its_own_interface", a_machine_whose_cable_is_out),
+    ("cut_off::a_gateway_that_was_stopped_is_said_to_have_stopped", a_gateway_that_was_stopped),
+];
+
+const URL: &str = "http://10.88.0.100/";
+
+fn said(client: &Host) -> String {
+    client.curl(&[&HTTP[..], &["--max-time", "30", URL]].concat()).text()
+}
+
+fn status(client: &Host) -> String {
+    laneway(client, &["status"]).success().text()
+}
+
+fn a_machine_whose_cable_is_out(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    let mut node = group.client(&c1, &["--hold", "1"]);
+    let served = || said(&c1).starts_with(&g1.addresses()[1].to_string());
+    assert!(served());
+    let names = |words: &str| {
+        let words = format!("this machine itself is cut off: its interface lan {words}");
+        wait_until("the status to name the interface", || {
+            status(&c1).contains(&format!("no gateway: {words}"))
+        });
+        let said = said(&c1);
+        assert!(said.contains(&words) && !said.contains("gateway g1"), "{said}");
+    };
+    lab.plug("c1", false);
+    names("has no carrier, as when its cable is out");
+    lab.plug("c1", true);
+    wait_until("requests to succeed again", served);
+    c1.ip("link set lan down");
+    names("is switched off");
+    c1.ip("link set lan up");
+    wait_until("requests to succeed again", served);
+    // DHCP has given it no address.
+    c1.ip("address flush dev lan");
+    names("has no address");
+    assert!(node.is_running());
+}
+
+fn a_gateway_that_was_stopped(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let mut group = lab.group(&[&g1, &c1], &["--drain", "0"]);
+    let _node = group.client(&c1, &["--hold", "1"]);
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let words = ["gateway g1 said ", " ago that it stops", "'laneway up' there starts it"];
+    let tells = |text: &str| words.iter().all(|word| text.contains(word)) && !text.contains("refused [");
+    wait_until("apps to be told that it has stopped", || tells(&said(&c1)));
+    wait_until("the status to tell that it has stopped", || tells(&status(&c1)));
+    group.gateway = group.gateway(&g1, &[]);
+    wait_until("requests to succeed again", || said(&c1).starts_with(&g1.addresses()[1].to_string()));
+    assert!(status(&c1).contains("\nlinked to gateway g1 at "), "{}", status(&c1));
+    // Killed, it has announced nothing.
+    group.gateway.signal(Signal::SIGKILL);
+    wait_until("apps to be told that no node runs there", || {
+        said(&c1).contains("gateway g1 refuses connections: no node runs there")
+    });
+}

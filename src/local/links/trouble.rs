@@ -1,0 +1,113 @@
+//! Why connections of apps get no further than to the links, in words.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Links, locked};
+use crate::link::client::Link;
+use crate::local::own_network;
+use crate::peers::directory::Gateway;
+use crate::telemetry::report;
+use crate::wire::datagram::{Reach, State};
+use crate::wire::id::NodeId;
+
+/// Maximum number of gateways whose trouble is told at a time.
+const MAX_TOLD: usize = 3;
+
+impl Links {
+    /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link to a
+    /// gateway that does not announce that it serves nobody.
+    pub fn idle_trouble(&self) -> Option<String> {
+        let withdrawn = self.withdrawn(Instant::now());
+        let is_cut_off = |link: &Link| withdrawn.contains_key(&link.gateway.id);
+        self.up.borrow().iter().all(is_cut_off).then(|| self.trouble())?
+    }
+
+    /// Why no connection gets out, as a sentence: what each gateway without a way out has said, what others announce, and why the
+    /// rest was not reached; `None` once a connection got out.
+    pub fn trouble(&self) -> Option<String> {
+        let now = Instant::now();
+        if let Some(own) = self.own_fault(now) {
+            return Some(own);
+        }
+        let mut lost = self.stopped(now);
+        lost.extend(self.withdrawn(now));
+        lost.extend(locked(&self.without_way_out).iter().map(|(id, (_, why))| (*id, why.clone())));
+        let known: Vec<_> = lost.keys().copied().collect();
+        let failed = locked(&self.attempts).telling(&known, now);
+        let mut told: Vec<String> = lost.into_values().collect();
+        told.extend(failed);
+        let more = told.len().saturating_sub(MAX_TOLD);
+        told.truncate(MAX_TOLD);
+        match more {
+            _ if told.is_empty() => None,
+            0 => Some(told.join("; ")),
+            1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
+            more => Some(format!("{}; and {more} more gateways", told.join("; "))),
+        }
+    }
+
+    /// Why this machine itself reaches no gateway.
+    fn own_fault(&self, now: Instant) -> Option<String> {
+        let known = self.directory.ranked(now).into_iter().map(|gateway| gateway.link);
+        let others: Vec<_> = known.filter(|address| !self.machine.is_this_node(*address)).collect();
+        own_network::fault(&others)
+    }
+
+    /// The gateways that announce that they serve nobody, and why.
+    fn withdrawn(&self, now: Instant) -> BTreeMap<NodeId, String> {
+        let known = self.directory.ranked(now);
+        let there = known.iter().filter(|gateway| self.is_there(gateway, now));
+        self.told(there.filter_map(|gateway| Some((gateway.id?, announces(gateway, now)?))))
+    }
+
+    /// The gateways that are not there any more, and have announced that.
+    fn stopped(&self, now: Instant) -> BTreeMap<NodeId, String> {
+        let known = self.directory.ranked(now);
+        let (there, gone): (Vec<_>, Vec<_>) = known.iter().partition(|gateway| self.is_there(gateway, now));
+        let stopped =
+            gone.into_iter().filter_map(|gateway| Some((gateway.id?, has_announced(gateway, now)?)));
+        // It may have been started again, and have another address.
+        self.told(stopped.filter(|(id, _)| there.iter().all(|gateway| gateway.id != Some(*id))))
+    }
+
+    /// Whether a gateway is heard, and has not failed to be linked since.
+    fn is_there(&self, gateway: &Gateway, now: Instant) -> bool {
+        let has_failed = |heard| locked(&self.attempts).has_failed_since(gateway.link, heard);
+        gateway.state(now).is_some() && !gateway.heard.is_some_and(has_failed)
+    }
+
+    /// One sentence about each of these gateways, without this node.
+    fn told(&self, gateways: impl Iterator<Item = (NodeId, String)>) -> BTreeMap<NodeId, String> {
+        let mut all = BTreeMap::new();
+        for (id, why) in gateways.filter(|(id, _)| *id != self.own) {
+            let name = self.directory.telemetry().names.of(id);
+            all.entry(id).or_insert_with(|| format!("gateway {name} {why}"));
+        }
+        all
+    }
+}
+
+/// Why a gateway serves nobody, as it announces; `None` while it serves.
+fn announces(gateway: &Gateway, now: Instant) -> Option<String> {
+    let reach = gateway.advert.as_ref().map(|advert| advert.reach);
+    let why = match gateway.state(now)? {
+        State::Active | State::Standby => return None,
+        State::Draining => "is about to stop, or in maintenance",
+        State::Withdrawn if reach == Some(Reach::Reachable) => {
+            "is in maintenance ('laneway drain --undo' there ends it)"
+        }
+        State::Withdrawn => "announces that it has no way out ('laneway doctor' there says why)",
+    };
+    Some(why.into())
+}
+
+/// What a gateway that is not there any more announced last, if that explains it.
+fn has_announced(gateway: &Gateway, now: Instant) -> Option<String> {
+    let advert = gateway.advert.as_ref().filter(|advert| advert.state == State::Draining);
+    let (_, heard) = advert.zip(gateway.heard)?;
+    let ago = report::age(now.saturating_duration_since(heard).as_secs_f64());
+    Some(format!(
+        "said {ago} ago that it stops or goes into maintenance, and is not there any more ('laneway up' there starts it)"
+    ))
+}
