@@ -149,7 +149,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             if ca.may_join() && !beside::holds_group(state.path()) {
                 beside::refuse_second_node(cli.state.as_deref())?;
             }
-            ca.run(&state)
+            ca.run(state)
         }
         Command::Service(service) => {
             service.run(cli.state.as_deref(), move |file, state| hosted(file, &state, &unknown))

@@ -155,6 +155,11 @@ pub const CLIENT_ONLY: &str = "leave out --role gateway; or run 'laneway leave' 
 
 /// The problem of a machine that is in no group.
 pub fn no_group(state: &StateDir) -> Problem {
-    Problem::usage(format!("this machine is in no group: {} holds none", quoted(state.path())))
-        .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
+    Problem::usage(format!("this machine is in no group: {} holds none", quoted(state.path()))).hint(format!(
+        "run 'laneway init' on the first machine, then the line that it prints on every other one{}",
+        match state.option() {
+            option if option.is_empty() => option,
+            option => format!(", with{option} here"),
+        }
+    ))
 }

@@ -33,6 +33,28 @@ fn init_makes_private_files_and_prints_the_command_for_the_others() {
     assert!(files.iter().all(|(_, mode)| *mode == 0o600), "{files:?}");
 }
 
+/// A user without a home could not make one.
+#[test]
+fn commands_that_find_no_state_directory_make_none() {
+    let machine = Machine::new();
+    for command in [
+        &["discover"][..],
+        &["members"],
+        &["invite"],
+        &["revoke", "x"],
+        &["drain"],
+        &["leave", "--yes"],
+        &["speedtest"],
+        &["cache", "ls"],
+        &["ca", "export", "file"],
+        &["doctor"],
+        &["status"],
+    ] {
+        let output = machine.laneway(command);
+        assert!(!machine.state().exists(), "{command:?}: {output}");
+    }
+}
+
 #[test]
 fn a_machine_in_no_group_gets_a_hint_how_to_join() {
     let machine = Machine::new();
@@ -410,7 +432,23 @@ fn the_only_copy_of_the_groups_key_is_not_deleted_by_accident() {
     assert!(!machine.state().exists(), "nothing is left of the membership");
     machine.laneway(["leave", "--yes"]).failed(2, &["error: this machine is in no group"]);
     // The backup brings the group back.
-    machine.laneway(["ca", "import", text(&machine.path("backup")), "--name", "again"]).success();
+    let output =
+        machine.laneway(["ca", "import", text(&machine.path("backup")), "--name", "again"]).success();
+    let option = format!("--state {}", text(&machine.state()));
+    for words in [
+        format!("'laneway up {option}'"),
+        format!("'laneway invite {option}'"),
+        format!("'laneway revoke NAME {option}' removes it"),
+    ] {
+        assert!(output.stdout.contains(&words), "{words}: {output}");
+    }
+    let output =
+        machine.laneway(["ca", "import", text(&machine.path("backup")), "--name", "other"]).success();
+    let words = "It keeps its name, and nothing is called 'other'";
+    assert!(
+        output.stdout.contains("This machine, 'again', now holds") && output.stdout.contains(words),
+        "{output}"
+    );
     let members = machine.laneway(["members", "--offline"]).success().stdout;
     assert!(members.contains("first ") && members.contains("again "), "{members}");
 }

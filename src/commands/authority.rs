@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::sightings::{Sightings, Where};
 use super::{beside, progress, removal, say};
+use crate::failure::printable;
 use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private, quoted};
@@ -155,10 +156,10 @@ impl Ca {
     ///
     /// # Errors
     /// When a file cannot be read or written, or is not the group's.
-    pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+    pub fn run(self, state: StateDir) -> Result<(), Problem> {
         match self {
-            Self::Export { file } => export(state, &file),
-            Self::Import { file, name } => import(state, &file, &WantedName::new(name, &net::host_name())),
+            Self::Export { file } => export(&state, &file),
+            Self::Import { file, name } => import(&StateDir::open(state.path())?, &file, name),
         }
     }
 }
@@ -204,7 +205,7 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Problem> {
+fn import(state: &StateDir, file: &Path, named: Option<String>) -> Result<(), Problem> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound => {
@@ -219,17 +220,28 @@ fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Proble
     let mut bytes = Vec::new();
     let source = std::fs::File::open(file).map_err(failed)?;
     source.take(MAX_EXPORT).read_to_end(&mut bytes).map_err(failed)?;
-    let imported = authority::import(state, &bytes, name)?;
-    let (group, node) = (imported.group.name, imported.group.node.name);
+    let wanted = WantedName::new(named.clone(), &net::host_name());
+    let imported = authority::import(state, &bytes, &wanted)?;
+    let (group, node, option) = (imported.group.name, imported.group.node.name, state.option());
     if imported.joined {
         say(format_args!("This machine is now '{node}' in the group '{group}', and holds its key."));
+        say(format_args!(
+            "If it was a member before under another name, that one is still a member: 'laneway members{option}' lists it, \
+             'laneway revoke NAME{option}' removes it."
+        ));
     } else {
         say(format_args!("This machine, '{node}', now holds the key of the group '{group}'."));
     }
-    say(
-        "A node that runs here uses the key within a second; if none runs, start 'laneway up'. It then admits machines with a code \
-         of 'laneway invite'.",
-    );
+    if let Some(other) = named.filter(|name| !imported.joined && *name != node) {
+        say(format_args!(
+            "It keeps its name, and nothing is called '{}': to change it, run 'laneway leave{option}', and join again with --name.",
+            printable(&other)
+        ));
+    }
+    say(format_args!(
+        "A node that runs here uses the key within a second; if none runs, start 'laneway up{option}'. It then admits machines with \
+         a code of 'laneway invite{option}'."
+    ));
     say(format_args!("Delete {}: it contains the key, too.", quoted(file)));
     Ok(())
 }

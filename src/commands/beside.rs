@@ -5,13 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ask;
+use crate::config::PROXY_PORT;
 use crate::config::proxies::configured_proxies;
-use crate::config::{self, PROXY_PORT};
 use crate::failure::printable;
 use crate::net;
 use crate::problem::Problem;
 use crate::shared;
-use crate::sys::state::{StateDir, quoted};
+use crate::sys::state::{StateDir, StateError, quoted};
 use crate::sys::{paths, users};
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::Group;
@@ -101,13 +101,16 @@ impl Beside {
 }
 
 /// The state directory for a command that looks at this machine's group or changes it: the one that is named, else the
-/// default one, else that of the node that this user runs here.
+/// default one, else that of the node that this user runs here. One that is missing is not made.
 ///
 /// # Errors
 /// When it cannot be used.
 pub fn state_directory(named: Option<&Path>) -> Result<StateDir, Problem> {
-    if named.is_none()
-        && !holds_group(&StateDir::default_path()?)
+    if let Some(named) = named {
+        return Ok(StateDir::existing(named)?);
+    }
+    let default = StateDir::default_path();
+    if !default.as_deref().is_ok_and(holds_group)
         && let Some(Beside::Node { user, directory, .. }) = Beside::node()
         && user.is_some()
         && user == users::own()
@@ -117,7 +120,24 @@ pub fn state_directory(named: Option<&Path>) -> Result<StateDir, Problem> {
     {
         return Ok(StateDir::open(directory)?);
     }
-    config::state_directory(named)
+    default.and_then(StateDir::existing).map_err(|error| {
+        // What a user without a home asks about is the node of another one.
+        match Beside::find().filter(|_| is_out_of_reach(&error)) {
+            Some(beside) => Problem::usage(error.to_string())
+                .because(io::Error::other(beside.what()))
+                .hint(format!("run '{}'", beside.command())),
+            None => error.into(),
+        }
+    })
+}
+
+/// Whether this user has no home directory, or one that they may not enter.
+fn is_out_of_reach(error: &StateError) -> bool {
+    match error {
+        StateError::NoHome => true,
+        StateError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
+    }
 }
 
 /// Whether this user sees a group in the directory.
@@ -188,11 +208,16 @@ pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
     Some(Problem::usage(what).because(reason).hint(format!("run '{}'", beside.command())))
 }
 
-/// Refuses to make this machine a member for a second time, unless the directory was named for that.
+/// Refuses to make this machine a member for a second time, unless the directory was named for that and its node is none that goes on
+/// without its keys.
 ///
 /// # Errors
 /// When a node runs here, or root may have one.
 pub fn refuse_second_node(named: Option<&Path>) -> Result<(), Problem> {
+    let state = named.map_or_else(StateDir::default_path, |named| Ok(named.to_owned()));
+    if let Some(problem) = state.and_then(StateDir::existing).ok().as_ref().and_then(lost) {
+        return Err(problem);
+    }
     if named.is_some() || holds_group(&StateDir::default_path()?) {
         return Ok(());
     }

@@ -137,9 +137,10 @@ impl Init {
         let group = Authority::create(state, &self.group, name.name())?;
         let code = authority::load(state)?.invite(Role::Gateway, Uses::Any, self.ttl.0, None)?;
         say(format_args!("Created the group '{}'; this machine is '{}'.", group.name, group.node.name));
-        say(
-            "Start this node with the server that the others should reach:\n\n    laneway up --server HOST:PORT\n",
-        );
+        say(format_args!(
+            "Start this node with the server that the others should reach:\n\n    laneway up --server HOST:PORT{}\n",
+            state.option()
+        ));
         say("While it runs, run this on every other machine:\n");
         say(format_args!("    laneway join {code}\n"));
         say(format_args!("The code is {}.", validity(Uses::Any, Role::Gateway, self.ttl.0)));
@@ -169,7 +170,10 @@ impl Invite {
         say(format_args!("laneway join {code}"));
         // Comments for a shell that the output is piped to.
         say(format_args!("# The code is {}.", validity(self.uses, role, self.ttl.0)));
-        say("# Run that line on the other machine while 'laneway up' runs on this one.");
+        say(format_args!(
+            "# Run that line on the other machine while 'laneway up{}' runs on this one.",
+            state.option()
+        ));
         Ok(())
     }
 }
@@ -207,11 +211,14 @@ impl Join {
                 name.name()
             ));
         }
-        say("Start this node:\n\n    laneway up\n\nWhile it runs, point the software of a shell to it:\n");
-        say(match process::HAS_POSIX_SHELL {
-            true => "    eval \"$(laneway env)\"",
-            false => "    laneway env | Out-String | Invoke-Expression",
-        });
+        let option = state.option();
+        say(format_args!(
+            "Start this node:\n\n    laneway up{option}\n\nWhile it runs, point the software of a shell to it:\n"
+        ));
+        match process::HAS_POSIX_SHELL {
+            true => say(format_args!("    eval \"$(laneway env{option})\"")),
+            false => say(format_args!("    laneway env{option} | Out-String | Invoke-Expression")),
+        }
         Ok(())
     }
 

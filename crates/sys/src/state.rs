@@ -54,6 +54,18 @@ impl StateDir {
         Ok(Self { path })
     }
 
+    /// Opens the directory for what does not need it to be there: one that is missing stays so, and holds nothing.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or when other users have access.
+    pub fn existing(path: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let directory = Self { path: path.into() };
+        if let Some(opened) = directory.if_it_exists()? {
+            opened.refuse_if_open_to_others()?;
+        }
+        Ok(directory)
+    }
+
     /// The default state directory ([`paths::state`]).
     ///
     /// # Errors
@@ -65,6 +77,14 @@ impl StateDir {
     /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The option that a command needs for this directory, with a space before it; empty for the default one.
+    pub fn option(&self) -> String {
+        match Self::default_path() {
+            Ok(default) if default == self.path => String::new(),
+            _ => format!(" --state {}", quoted(&self.path)),
+        }
     }
 
     /// The path of a file in the directory.

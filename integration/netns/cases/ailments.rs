@@ -318,9 +318,15 @@ fn a_state_directory_that_is_gone(lab: &Lab) {
         refused.stderr.contains("the keys of 'c1'") && !refused.stderr.contains("laneway init"),
         "{refused}"
     );
-    stop(node);
     let said = laneway(&g1, &["invite"]).success().text();
     let code = said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
+    // What would join is not what runs.
+    let refused = laneway(&c1, &["join", code]);
+    for words in ["the keys of 'c1', the node that runs here, are gone", "hint: stop the node"] {
+        assert!(refused.code() == 1 && refused.stderr.contains(words), "{words}: {refused}");
+    }
+    assert!(!state(&c1).exists(), "none is made");
+    stop(node);
     laneway(&c1, &["join", code]).success();
     let _node = up(&c1, &[]);
     once_well(&c1);

@@ -117,6 +117,16 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
         assert!(refused.stderr.contains(&hint(arguments[0])), "{refused}");
         assert!(!refused.stderr.contains("laneway init"), "{refused}");
     }
+    // Whether this user has a home or not: nothing is to be written there.
+    for home in [Some("/nonexistent"), Some("/proc"), None] {
+        for arguments in [&["discover"][..], &["members"]] {
+            let mut without = command(&c1, &[], Some(NOBODY), arguments);
+            without.env_remove("HOME").envs(home.map(|home| ("HOME", home)));
+            let refused = c1.output(without);
+            assert!(refused.code() == 2 && refused.stderr.contains(said), "{home:?}: {refused}");
+            assert!(refused.stderr.contains(&hint(arguments[0])), "{home:?}: {refused}");
+        }
+    }
     for arguments in [&["init"][..], &["join", &group.code], &["ca", "import", "/dev/null"], &["up"]] {
         let refused = nobody(arguments);
         assert!(refused.code() == 2 && refused.stderr.contains(said), "{refused}");

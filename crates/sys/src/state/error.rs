@@ -77,7 +77,10 @@ impl StateError {
                     quoted(path)
                 ))
             }
-            Self::NoHome => Some("name a directory with --state DIR".into()),
+            Self::NoHome => Some(OTHER_HOME.into()),
+            Self::Io { action, source, path } if cannot_be_there(action, source, path) => {
+                Some(OTHER_HOME.into())
+            }
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some(format!(
                     "run this as the directory's owner, who may have to give it permission to write first, 'chmod u+rwx {}', or name another \
@@ -99,6 +102,22 @@ impl StateError {
             Self::Io { path, .. } => file_above(path)
                 .map(|file| format!("{} is a file: name another directory with --state DIR", quoted(file))),
         }
+    }
+}
+
+/// What to do where a user has no home directory, or somebody else's.
+const OTHER_HOME: &str =
+    "set HOME or XDG_STATE_HOME to a directory of this user, or name a directory with --state DIR";
+
+/// Whether a directory is missing, and its place is another user's or no file system for it.
+fn cannot_be_there(action: &str, source: &io::Error, path: &Path) -> bool {
+    let above = path.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
+    let is_of_another = || above.and_then(users::owner_of).is_some_and(|owner| Some(owner) != users::own());
+    match source.kind() {
+        _ if path.symlink_metadata().is_ok() => false,
+        io::ErrorKind::PermissionDenied => is_of_another(),
+        io::ErrorKind::NotFound => action == "create" && above.is_some_and(Path::is_dir),
+        _ => false,
     }
 }
 
@@ -164,6 +183,22 @@ mod tests {
         ] {
             assert_eq!(quoted(Path::new(path)), shown);
         }
+    }
+
+    #[test]
+    fn a_home_in_which_nothing_can_be_made_is_to_be_replaced() {
+        // Whoever runs this: the kernel makes nothing there.
+        let error =
+            io_error("create", Path::new("/proc/.local/state/laneway"))(io::ErrorKind::NotFound.into());
+        if Path::new("/proc").is_dir() {
+            assert_eq!(error.hint().as_deref(), Some(OTHER_HOME));
+        }
+        // A directory that was removed meanwhile is no such place.
+        let directory = tempfile::tempdir().unwrap();
+        let gone = crate::state::StateDir::existing(directory.path().join("gone")).unwrap();
+        assert_eq!(gone.read("group.json").unwrap(), None);
+        assert!(!gone.path().exists(), "reading makes nothing");
+        assert_eq!(gone.write("a", b"").unwrap_err().hint(), None);
     }
 
     #[test]
