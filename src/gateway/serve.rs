@@ -286,8 +286,8 @@ impl Gateway {
             return Box::pin(self.clone().requests(cache, incoming, asked, client, record)).await;
         }
         if matches!(incoming.kind, Ok(RequestKind::Http { is_secure: true, .. })) {
-            let sentence = "the gateway has no cache, which fronts need: because of --no-cache, or its log says why its \
-                            directory cannot be used";
+            let sentence = "the gateway has no cache, which fronts need: because of --no-cache, or 'laneway doctor' on it \
+                            says why its directory cannot be used";
             let failure = Failure::new(Kind::Unsupported, Side::Gateway, sentence);
             return self.refuse(*incoming, &failure, record);
         }

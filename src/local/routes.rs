@@ -238,8 +238,8 @@ impl Routes {
             }
         }
         if transport == Transport::Https {
-            let sentence = "this node is a gateway itself, and has no cache, which fronts need: because of --no-cache, or its log says why its directory \
-                 cannot be used";
+            let sentence = "this node is a gateway itself, and has no cache, which fronts need: because of --no-cache, or 'laneway doctor' says \
+                 why its directory cannot be used";
             return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
         }
         let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::{HeaderName, Method};
 use laneway_wire::http::{BodyLength, Fields, RequestHead, RequestTarget, ResponseHead};
 use laneway_wire::target::Target;
 
@@ -486,8 +486,9 @@ pub fn varying(fields: &Fields) -> impl Iterator<Item = String> {
     })
 }
 
+/// Whether it depends on more than fields of the request (RFC 9110 §12.5.5). What is not the name of a field may mean anything.
 fn varies_always(fields: &Fields) -> bool {
-    varying(fields).any(|name| name == "*")
+    varying(fields).any(|name| name == "*" || HeaderName::from_bytes(name.as_bytes()).is_err())
 }
 
 /// The values of those fields in `request`, as they are compared.

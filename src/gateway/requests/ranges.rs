@@ -31,6 +31,8 @@ impl Stream<'_> {
         }
         let origin = Origin { target: &self.target, is_secure: self.is_secure };
         let Some(uri) = self.uris.of(origin, &whole) else { return Ok(None) };
+        // Those of the request before.
+        (self.credential, self.digest) = (None, None);
         let found = self.stored(&whole, &uri, self.cache.store.changes()).await.stored;
         let Some((id, stored)) = found.filter(|(_, stored)| {
             stored.is_complete() && policy::usage(&whole, stored, SystemTime::now()) == Use::Fresh
