@@ -307,6 +307,7 @@ impl Gateway {
         let follower = Follower::new(&self.egress, target, client.id, peer);
         let watch = |seen: Seen<'_>| follower.sees(seen);
         let progress = Progress::of_server(&traffic).paced_by(&client.pace).watched_by(&watch);
+        let progress = progress.with_urgent(net::keep_urgent(&socket, target.port));
         let result = relay(&socket, &mut tunnel, &progress, None).await;
         drop(tunnel);
         // Records count from the app's side: bytes received from the link were sent to the server.

@@ -112,7 +112,7 @@ impl Session {
     pub async fn carry(self: Box<Self>, routes: &Routes) {
         let Self { app, target, id, mut server, replay, mut record, account } = self.unboxed();
         let traffic = record.traffic();
-        let progress = Progress::of_app(&traffic);
+        let progress = Progress::of_app(&traffic).with_urgent(net::keep_urgent(&app, target.port));
         let (mut replays, mut has_moved) = (0, false);
         let result = loop {
             record.gateway = server.gateway().to_owned();
@@ -120,7 +120,7 @@ impl Session {
                 ServerConnection::Link(tunnel, _) => tunnel,
                 ServerConnection::Direct(server) => {
                     return tokio::select! {
-                        () = Box::pin(carry_directly(app, server, &account, &mut record)) => {}
+                        () = Box::pin(carry_directly((app, server), target.port, &account, &mut record)) => {}
                         () = account.evicted() => {}
                     };
                 }
@@ -338,9 +338,14 @@ async fn until_cut_off(
 }
 
 /// Carries a session over a socket of this machine.
-async fn carry_directly(app: TcpStream, server: TcpStream, account: &Arc<Account>, record: &mut Record) {
+async fn carry_directly(
+    sockets: (TcpStream, TcpStream),
+    port: u16,
+    account: &Arc<Account>,
+    record: &mut Record,
+) {
     let (mut moved, traffic) = (Moved::default(), record.traffic());
-    match copy::between(app, server, &mut moved, &traffic, account).await {
+    match copy::between(sockets, port, &mut moved, &traffic, account).await {
         Ok(()) => record.ended("closed"),
         Err(error) => record.ended(format!("a connection broke: {error}")),
     }

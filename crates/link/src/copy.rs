@@ -36,13 +36,14 @@ impl From<Failed> for io::Error {
 /// Copies until both directions have ended, and counts the bytes in `moved` and in `traffic`. The end of each direction is
 /// passed on (half-close); a failure of either socket resets both. What a server has said before it stopped reading reaches the
 /// app. An app that has closed its socket, and not only its sending direction, ends the copy: the server gets all that it sent,
-/// and can send nothing more. What one has sent and the other does not take is charged to `account`.
+/// and can send nothing more. What one has sent and the other does not take is charged to `account`. `port` is the server's, where
+/// urgent data may have a meaning ([`net::keep_urgent`]).
 ///
 /// # Errors
 /// The failure.
 pub async fn between(
-    app: TcpStream,
-    server: TcpStream,
+    (app, server): (TcpStream, TcpStream),
+    port: u16,
     moved: &mut Moved,
     traffic: &Traffic,
     account: &Arc<Account>,
@@ -50,6 +51,7 @@ pub async fn between(
     let Moved { sent, received } = moved;
     net::reset_on_drop(&app);
     net::reset_on_drop(&server);
+    let keeps_urgent = net::keep_urgent(&app, port) && net::keep_urgent(&server, port);
     let (app_ended, broken) = (Notify::new(), Break::default());
     // Whether the server has taken everything.
     let up = async {
@@ -57,7 +59,7 @@ pub async fn between(
             *sent += count;
             traffic.add_sent(count);
         };
-        let ended = one_way((&app, &server), &Break::default(), account, passed).await;
+        let ended = one_way((&app, &server, keeps_urgent), &Break::default(), account, passed).await;
         app_ended.notify_one();
         match ended {
             Ok(()) => Ok(true),
@@ -73,7 +75,7 @@ pub async fn between(
             *received += count;
             traffic.add_received(count);
         };
-        one_way((&server, &app), &broken, account, passed).await.map_err(io::Error::from)
+        one_way((&server, &app, keeps_urgent), &broken, account, passed).await.map_err(io::Error::from)
     };
     let left = async {
         app_ended.notified().await;
@@ -98,7 +100,7 @@ pub async fn between(
 
 /// `broken` is what a write to `from` was told. While nothing waits to be written, there is no buffer.
 async fn one_way(
-    (from, to): (&TcpStream, &TcpStream),
+    (from, to, keeps_urgent): (&TcpStream, &TcpStream, bool),
     broken: &Break,
     account: &Arc<Account>,
     mut passed: impl FnMut(u64),
@@ -109,7 +111,7 @@ async fn one_way(
         // Many may have something to read at the same time.
         account.may_take().await;
         let mut buffer = PooledBuffer::take(READ);
-        let count = match net::try_read(from, &mut buffer.room(), READ) {
+        let count = match net::try_read_with(from, &mut buffer.room(), READ, keeps_urgent) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             read => read.and_then(|count| broken.checked(count)).map_err(Failed::From)?,
         };
@@ -137,6 +139,8 @@ async fn write_rest(to: &TcpStream, rest: Bytes, account: &Arc<Account>) -> io::
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use laneway_limits::memory::Budget;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
@@ -172,9 +176,32 @@ mod tests {
             }
             drop(far_app);
         };
-        let copied = between(app, server, &mut moved, &traffic, &account);
+        let copied = between((app, server), 80, &mut moved, &traffic, &account);
         let (copied, ()) = tokio::join!(copied, talk);
         copied.unwrap();
         assert_eq!(moved.sent, sent as u64);
+    }
+
+    #[tokio::test]
+    async fn what_surrounds_an_urgent_byte_arrives_with_it_in_its_place() {
+        let account = Budget::new(1 << 30).account();
+        let ((app, mut from), (server, mut to)) = (pair().await, pair().await);
+        let (mut moved, traffic) = (Moved::default(), Traffic::default());
+        let talk = async {
+            for _ in 0..2 {
+                // All at once, so that one event tells of it.
+                from.try_write(b"before ").unwrap();
+                socket2::SockRef::from(&from).send_out_of_band(b"U").unwrap();
+                from.try_write(b" after").unwrap();
+                let mut heard = [0; 14];
+                to.read_exact(&mut heard).await.unwrap();
+                assert_eq!(heard.escape_ascii().to_string(), "before U after");
+                std::mem::swap(&mut from, &mut to);
+            }
+        };
+        tokio::select! {
+            _ = between((app, server), 23, &mut moved, &traffic, &account) => panic!("it ended"),
+            talked = tokio::time::timeout(Duration::from_secs(60), talk) => talked.unwrap(),
+        }
     }
 }

@@ -115,6 +115,8 @@ pub struct Progress<'a> {
     counted: Option<(&'a Traffic, End)>,
     pace: Option<&'a Pace>,
     watch: Option<&'a Watch<'a>>,
+    /// The socket keeps urgent data among the other data.
+    keeps_urgent: bool,
 }
 
 /// What the socket leads to.
@@ -133,6 +135,12 @@ impl<'a> Progress<'a> {
     /// The progress of a server's socket: what it sends is what the app receives.
     pub fn of_server(traffic: &'a Traffic) -> Self {
         Self { counted: Some((traffic, End::Server)), ..Self::default() }
+    }
+
+    /// Says whether the socket keeps urgent data ([`net::keep_urgent`]).
+    pub fn with_urgent(mut self, keeps_urgent: bool) -> Self {
+        self.keeps_urgent = keeps_urgent;
+        self
     }
 
     /// Limits both directions to a pace that other relays may share.
@@ -370,7 +378,7 @@ async fn up(
             }
         }
         let mut buffer = PooledBuffer::take(room);
-        match net::try_read(socket, &mut buffer.room(), room) {
+        match net::try_read_with(socket, &mut buffer.room(), room, progress.keeps_urgent) {
             Ok(0) => {
                 progress.broken.checked(0).map_err(Broken::Socket)?;
                 progress.app_ended.store(true, Relaxed);

@@ -48,6 +48,9 @@ use self::unix as system;
 use self::windows as system;
 use crate::interfaces;
 
+/// The ports of FTP and Telnet: an urgent byte ends the command that aborts a transfer (RFC 959 §4.1.3), and the one that says up to
+/// where output is discarded (RFC 854, "Synch").
+const URGENT_PORTS: [u16; 2] = [21, 23];
 /// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
 /// How long [`linger`] reads and discards data.
@@ -139,11 +142,25 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// The operating system's error; `WouldBlock` when nothing is available.
 pub fn try_read(stream: &TcpStream, buffer: &mut impl BufMut, most: usize) -> io::Result<usize> {
+    try_read_with(stream, buffer, most, false)
+}
+
+/// The same; where urgent data is kept ([`keep_urgent`]), a read also stops in front of it, so only one that finds nothing has
+/// emptied the socket.
+///
+/// # Errors
+/// As [`try_read`].
+pub fn try_read_with(
+    stream: &TcpStream,
+    buffer: &mut impl BufMut,
+    most: usize,
+    keeps_urgent: bool,
+) -> io::Result<usize> {
     let mut taken = None;
     let read = stream.try_io(Interest::READABLE, || {
         let count = stream.try_read_buf(&mut buffer.limit(most))?;
         taken = Some(count);
-        if count == most { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        if count == most || keeps_urgent { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
     });
     taken.map_or(read, Ok)
 }
@@ -217,6 +234,13 @@ pub fn tune_stream(stream: &TcpStream) {
     // Fails only on a connection that is already gone, which the first write reports.
     let _ = stream.set_nodelay(true);
     keep_alive(stream);
+}
+
+/// Keeps urgent data (RFC 9293 §3.8.5) in its place among the other data of a connection to this port of a server, if the port is
+/// of a protocol that means it so. Otherwise the system takes the urgent byte out: some software sends one only to see whether
+/// the other end is still there, and that byte must not come between others. Returns whether it is kept.
+pub fn keep_urgent(stream: &TcpStream, port: u16) -> bool {
+    URGENT_PORTS.contains(&port) && SockRef::from(stream).set_out_of_band_inline(true).is_ok()
 }
 
 /// Limits how long sent data may stay unacknowledged (RFC 5482) before the connection fails with a timeout; `None` for the usual

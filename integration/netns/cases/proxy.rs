@@ -5,7 +5,10 @@ use crate::lab::dialect::PROXY;
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Case, Host, Lab};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -15,6 +18,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "proxy::a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page",
         a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page,
+    ),
+    (
+        "proxy::an_urgent_byte_of_telnet_stays_in_its_place_and_holds_nothing_up",
+        an_urgent_byte_of_telnet_stays_in_its_place_and_holds_nothing_up,
     ),
 ];
 
@@ -84,4 +91,30 @@ fn a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page(lab: &Lab) {
     assert_eq!(page(&c2).text(), "403");
     let own = ["--output", "/dev/null", "--write-out", "%{http_code}", "http://127.0.0.1:1080/"];
     assert_eq!(c1.curl(&own).text(), "200");
+}
+
+/// Over a link, and directly by the gateway's own software.
+fn an_urgent_byte_of_telnet_stays_in_its_place_and_holds_nothing_up(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&g1, &c1], &["--allow", "10.88.0.100:23"]);
+    let _node = group.client(&c1, &[]);
+    let _origin = lab.origin();
+    let listener = lab.server.inside(|| TcpListener::bind("10.88.0.100:23")).unwrap();
+    for host in [&c1, &g1] {
+        let mut app = host.inside(|| TcpStream::connect(PROXY)).unwrap();
+        app.write_all(b"\x05\x01\0\x05\x01\0\x01\x0a\x58\0\x64\0\x17").unwrap();
+        app.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        app.read_exact(&mut [0; 12]).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        server.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        for _ in 0..2 {
+            app.write_all(b"before ").unwrap();
+            socket2::SockRef::from(&app).send_out_of_band(b"U").unwrap();
+            app.write_all(b" after").unwrap();
+            let mut heard = [0; 14];
+            server.read_exact(&mut heard).unwrap();
+            assert_eq!(heard.escape_ascii().to_string(), "before U after");
+            std::mem::swap(&mut app, &mut server);
+        }
+    }
 }
