@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use super::second::{Continuation, Second, has_changed};
 use super::{Fetch, Planned, ToLeader, UNWANTED};
@@ -27,6 +27,11 @@ use crate::wire::resume::Point;
 const MOST_UNWANTED: u64 = 64 * 1024 * 1024;
 /// What is hardly anything, in bytes.
 const HARDLY: u64 = 1024 * 1024;
+/// With so many readers, parts shorter than this are gathered for this time: each reader is woken, and seals and sends, for each part.
+/// A hundred readers of a line of 20 Mbit/s, whose packets come one by one, took most of a processor for that.
+const MANY: usize = 8;
+const SMALL: usize = 16 * 1024;
+const GATHER: Duration = Duration::from_millis(10);
 /// How often a fetch goes on in a row although nothing came.
 const MOST_FRUITLESS: u32 = 3;
 
@@ -223,8 +228,12 @@ impl Fetch {
                 Ok(bytes) => {
                     let bytes = bytes.unwrap_or_default();
                     attempts.failed = 0;
-                    let memory = memory_of(bytes.len());
+                    let (count, memory) = (bytes.len(), memory_of(bytes.len()));
                     body.push(bytes, memory, draft).await;
+                    // Each of many readers passes on each part by itself.
+                    if count < SMALL && body.readers() >= MANY {
+                        sleep(GATHER).await;
+                    }
                 }
                 Err(Cut) => {
                     *server = None;
