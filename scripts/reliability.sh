@@ -6,8 +6,8 @@
 #   scripts/reliability.sh [--scale X] [LINE…]    every line in full (hours), or those with these numbers: 1, 06, 9 …
 #
 # --scale 0.1 runs each line for a tenth of its time, or with a tenth of its numbers; line 20, fifty machines on one, with a tenth of
-# its rates, too (it falls short there: see peer-cache in docs/options.md). PROFILE=dev measures the dev build,
-# which is faster to build. LANEWAY_SEED=N uses other malformed inputs (line 16).
+# its rates, too (in full it needs 13 GB of memory). PROFILE=dev measures the dev build, which is faster to build.
+# LANEWAY_SEED=N uses other malformed inputs (line 16).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -29,6 +29,9 @@ const INDEX_PART: usize = 32;
 /// The memory that the index takes for each piece, in bytes.
 const ENTRY_MEMORY: usize = 128;
 
+/// How long a download may take to begin whose pieces are asked for.
+const BEGINS: Duration = Duration::from_secs(2);
+
 /// The pieces that this node keeps.
 #[derive(Debug)]
 pub struct Holdings {
@@ -53,6 +56,17 @@ struct Place {
     id: u64,
     start: u64,
     length: u64,
+}
+
+/// What came of waiting for a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// It is here.
+    Here,
+    /// A download may still bring it.
+    NotYet,
+    /// No download brings it.
+    Missing,
 }
 
 impl Holdings {
@@ -117,22 +131,21 @@ impl Holdings {
         None
     }
 
-    /// Waits until a piece has arrived, but only while a download runs that may bring it.
-    pub async fn until_here(&self, hash: &PieceHash, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+    /// Waits until a piece has arrived, but only while a download runs that may bring it, and for so long. The download may be about
+    /// to begin: whoever asks may have heard of it earlier than this node.
+    pub async fn until_here(&self, hash: &PieceHash, patience: Duration) -> Waited {
+        let (deadline, begins) = (Instant::now() + patience, Instant::now() + BEGINS.min(patience));
         loop {
             let arrived = self.arrived.notified();
-            {
+            let until = {
                 let index = self.index();
                 if index.places.contains_key(hash) {
-                    return true;
+                    return Waited::Here;
                 }
-                if index.growing == 0 {
-                    return false;
-                }
-            }
-            if timeout_at(deadline, arrived).await.is_err() {
-                return false;
+                if index.growing == 0 { begins } else { deadline }
+            };
+            if timeout_at(until, arrived).await.is_err() {
+                return if until == begins { Waited::Missing } else { Waited::NotYet };
             }
         }
     }

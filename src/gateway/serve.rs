@@ -229,7 +229,7 @@ impl Session {
                     Err(failure) => gateway.refuse(incoming, &failure, &mut record),
                 }
             }
-            Ok(RequestKind::Piece(_)) => incoming.answer_missing(),
+            Ok(RequestKind::Piece(_)) => incoming.answer_missing(false),
             Ok(RequestKind::Updates | RequestKind::Speed(_)) => {
                 let sentence = "too many such requests on this link, or the gateway is draining";
                 let failure = Failure::new(Kind::LimitReached, Side::Gateway, sentence);

@@ -18,7 +18,7 @@ use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
 use crate::link::tls;
 use crate::memory::{self, Budget, Tally};
-use crate::sharing::Holdings;
+use crate::sharing::{Holdings, Waited};
 use crate::telemetry::Telemetry;
 use crate::trust::membership::Membership;
 use crate::wire::sharing::{PIECE, PieceHash};
@@ -29,8 +29,8 @@ const MOST_PIECES: u32 = 32;
 const MOST_OPENS: u32 = 2048;
 /// How many pieces are in memory at a time, for all members together.
 const AT_ONCE: usize = 16;
-/// How long to wait for a piece that a running download may bring.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a piece that a running download may bring before the answer is that it has not come yet.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(20);
 
@@ -91,12 +91,14 @@ impl Sharer {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link for pieces"),
         };
+        // The pieces of a link are sent one after the other: the first one is of use to the member before the others have come.
+        let order = Arc::new(Semaphore::new(1));
         let mut tasks = JoinSet::new();
         let mut revoked = std::pin::pin!(self.membership.until_revoked(id));
         loop {
             tokio::select! {
                 next = link.next() => match next {
-                    Some(Ok(incoming)) => self.dispatch(incoming, &client, &mut tasks),
+                    Some(Ok(incoming)) => self.dispatch(incoming, (&client, &order), &mut tasks),
                     Some(Err(_)) | None => return,
                 },
                 Some(ended) = tasks.join_next() => if let Err(error) = ended && error.is_panic() {
@@ -112,7 +114,12 @@ impl Sharer {
     }
 
     /// Starts the task of one request.
-    fn dispatch(self: &Arc<Self>, mut incoming: Incoming, client: &Arc<Client>, tasks: &mut JoinSet<()>) {
+    fn dispatch(
+        self: &Arc<Self>,
+        mut incoming: Incoming,
+        (client, order): (&Arc<Client>, &Arc<Semaphore>),
+        tasks: &mut JoinSet<()>,
+    ) {
         while tasks.try_join_next().is_some() {}
         let Ok(RequestKind::Piece(hash)) = incoming.kind else {
             let sentence = "links of this protocol carry pieces only";
@@ -121,9 +128,9 @@ impl Sharer {
         match self.clients.admit(client) {
             Ok(admitted) if client.memory.admits() => {
                 incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
-                tasks.spawn(self.clone().piece(incoming, hash, client.clone(), admitted));
+                tasks.spawn(self.clone().piece(incoming, hash, (client.clone(), order.clone()), admitted));
             }
-            _ => incoming.answer_missing(),
+            _ => incoming.answer_missing(false),
         }
     }
 
@@ -132,23 +139,30 @@ impl Sharer {
         self: Arc<Self>,
         mut incoming: Incoming,
         hash: PieceHash,
-        client: Arc<Client>,
+        (client, order): (Arc<Client>, Arc<Semaphore>),
         _admitted: Admitted,
     ) {
         let mut held = incoming.account().map(Tally::of).unwrap_or_default();
         let turn = async {
-            if !self.holdings.until_here(&hash, PATIENCE).await {
-                return None;
+            match self.holdings.until_here(&hash, PATIENCE).await {
+                Waited::Here => {}
+                Waited::NotYet => return Err(true),
+                Waited::Missing => return Err(false),
             }
-            timeout(TURN, self.at_once.acquire()).await.ok()?.ok()
+            let next = order.acquire().await.map_err(|_closed| false)?;
+            let one = timeout(TURN, self.at_once.acquire()).await;
+            one.ok().and_then(Result::ok).map(|one| (next, one)).ok_or(false)
         };
         let turn = tokio::select! {
             turn = turn => turn,
             () = incoming.abandoned() => return,
         };
-        let Some(_turn) = turn else { return incoming.answer_missing() };
+        let _turn = match turn {
+            Ok(turn) => turn,
+            Err(is_about_to_come) => return incoming.answer_missing(is_about_to_come),
+        };
         held.set(usize::try_from(PIECE).unwrap_or(usize::MAX));
-        let Some(piece) = self.holdings.get(hash).await else { return incoming.answer_missing() };
+        let Some(piece) = self.holdings.get(hash).await else { return incoming.answer_missing(false) };
         let length = piece.len();
         if let Some(due) = client.pace.passed(length) {
             sleep_until(due).await;

@@ -26,8 +26,10 @@ use crate::wire::sharing::PieceHash;
 const MOST_KNOWN: usize = 256;
 /// How long a link stays on which nothing is asked for.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long a whole piece may take. Long before that another source is asked, too.
-const LATE: Duration = Duration::from_secs(30);
+/// How long a whole piece may take, of four that are on their way. Long before that another source is asked, too.
+const LATE: Duration = Duration::from_secs(60);
+/// A member that says sooner that it does not have a piece yet is taken to have none.
+const NOT_YET: Duration = Duration::from_secs(5);
 /// How long a member is left alone that cannot be reached, or does not send what it is asked for in time.
 const UNREACHABLE: Duration = Duration::from_secs(60);
 /// The same for one that has sent something else than the piece.
@@ -63,6 +65,8 @@ struct State {
 pub(super) enum Failed {
     /// It does not have it.
     Missing,
+    /// It says that it gets it.
+    NotYet,
     /// It cannot be reached, its link broke, or it took too long.
     Gone,
     /// It has sent something else.
@@ -75,7 +79,7 @@ impl Failed {
     /// The word for it in the metrics.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Missing => "missing",
+            Self::Missing | Self::NotYet => "missing",
             Self::Gone | Self::LeftAlone => "gone",
             Self::Wrong => "wrong",
         }
@@ -99,14 +103,19 @@ impl Members {
         (id, at): (NodeId, SocketAddr),
         hash: PieceHash,
         length: usize,
+        heard: impl Fn(),
     ) -> Result<Bytes, Failed> {
         let known = self.known(id);
         if known.state().alone_until.is_some_and(|until| Instant::now() < until) {
             return Err(Failed::LeftAlone);
         }
-        let got = match timeout(LATE, self.fetch(&known, (id, at), hash, length)).await {
-            Ok(got) => got,
-            Err(_late) => Err(Failed::Gone),
+        let got = loop {
+            let asked = Instant::now();
+            match timeout(LATE, self.fetch(&known, (id, at), hash, length, &heard)).await {
+                Ok(Err(Failed::NotYet)) if asked.elapsed() >= NOT_YET => {}
+                Ok(got) => break got,
+                Err(_late) => break Err(Failed::Gone),
+            }
         };
         let alone = match got {
             Err(Failed::Gone) => UNREACHABLE,
@@ -139,11 +148,13 @@ impl Members {
         (id, at): (NodeId, SocketAddr),
         hash: PieceHash,
         length: usize,
+        heard: impl Fn(),
     ) -> Result<Bytes, Failed> {
         let link = self.link(known, id, at).await.ok_or(Failed::Gone)?;
-        let piece = match piece::fetch(&link, &hash, length).await {
+        let piece = match piece::fetch(&link, &hash, length, heard).await {
             Ok(piece) => piece,
             Err(PieceError::Missing) => return Err(Failed::Missing),
+            Err(PieceError::NotYet) => return Err(Failed::NotYet),
             Err(PieceError::Length) => return Err(Failed::Wrong),
             Err(PieceError::Broken(_)) => return Err(Failed::Gone),
         };

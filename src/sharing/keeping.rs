@@ -17,6 +17,7 @@ use crate::limits::lines::NOBODY;
 pub struct Keeping {
     holdings: Arc<Holdings>,
     stored: Stored,
+    is_on: bool,
     /// Shared with the thread that writes, which goes on when nobody waits for it any more.
     written: Arc<Mutex<Written>>,
 }
@@ -33,10 +34,18 @@ struct Written {
 impl Keeping {
     /// Of this response, of which nothing has come.
     pub fn new(holdings: &Arc<Holdings>, stored: Stored) -> Self {
-        holdings.index().growing += 1;
         let has_failed = !holdings.store.admits(stored.total);
+        if !has_failed {
+            holdings.index().growing += 1;
+            holdings.arrived.notify_waiters();
+        }
         let written = Arc::new(Mutex::new(Written { has_failed, ..Written::default() }));
-        Self { holdings: holdings.clone(), stored, written }
+        Self { holdings: holdings.clone(), stored, is_on: !has_failed, written }
+    }
+
+    /// Whether anything is to be kept.
+    pub fn is_on(&self) -> bool {
+        self.is_on
     }
 
     /// Keeps a piece that begins at this offset. When the disk takes no more, nothing is kept from then on. Returns whether
@@ -87,6 +96,7 @@ impl Written {
 impl Drop for Keeping {
     fn drop(&mut self) {
         let (holdings, stored, written) = (self.holdings.clone(), self.stored.clone(), self.written.clone());
+        let is_on = self.is_on;
         let end = move || {
             let draft = written.lock().unwrap_or_else(PoisonError::into_inner).draft.take();
             if let Some(draft) = draft {
@@ -97,7 +107,7 @@ impl Drop for Keeping {
                 }
             }
             let mut index = holdings.index();
-            index.growing = index.growing.saturating_sub(1);
+            index.growing = index.growing.saturating_sub(usize::from(is_on));
             drop(index);
             holdings.arrived.notify_waiters();
         };

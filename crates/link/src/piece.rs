@@ -16,6 +16,9 @@ pub enum PieceError {
     /// It does not have it, or does not serve it now.
     #[error("it does not have the piece")]
     Missing,
+    /// It does not have it yet, but gets it.
+    #[error("it does not have the piece yet")]
+    NotYet,
     /// It sent more or less than the piece has.
     #[error("it sent something of another length")]
     Length,
@@ -24,12 +27,20 @@ pub enum PieceError {
     Broken(#[from] http2::Error),
 }
 
+/// Each time so many bytes have come, the caller hears of it.
+const HEARD: usize = 64 * 1024;
+
 /// Asks the member at the other end of `link` for a piece of `length` bytes. The bytes are not verified here. The caller sets the
-/// deadline.
+/// deadline; `heard` is called when 64 KiB more have come.
 ///
 /// # Errors
 /// [`PieceError`].
-pub async fn fetch(link: &Link, hash: &PieceHash, length: usize) -> Result<Bytes, PieceError> {
+pub async fn fetch(
+    link: &Link,
+    hash: &PieceHash,
+    length: usize,
+    heard: impl Fn(),
+) -> Result<Bytes, PieceError> {
     let counted = link.state.tunnel();
     let mut request = Request::new(());
     *request.method_mut() = Method::GET;
@@ -39,14 +50,19 @@ pub async fn fetch(link: &Link, hash: &PieceHash, length: usize) -> Result<Bytes
         .build()
         .expect("constants and hexadecimal digits are a valid URI");
     let response = link.send_without_body(request).await?.await?;
-    if response.status() != StatusCode::OK {
-        return Err(PieceError::Missing);
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::TOO_EARLY => return Err(PieceError::NotYet),
+        _ => return Err(PieceError::Missing),
     }
     let mut inbox = Inbox::new(response.into_body(), counted);
     let mut piece = BytesMut::with_capacity(length);
     while let Some(bytes) = inbox.next().await? {
         if piece.len() + bytes.len() > length {
             return Err(PieceError::Length);
+        }
+        if piece.len() / HEARD < (piece.len() + bytes.len()) / HEARD {
+            heard();
         }
         piece.extend_from_slice(&bytes);
     }
@@ -59,10 +75,11 @@ impl Incoming {
         self.answer(&Response::new(()), piece).await;
     }
 
-    /// Answers that the piece is not here.
-    pub fn answer_missing(self) {
+    /// Answers that the piece is not here: not yet, if it is about to come (425, RFC 8470 §5.2, used for want of a better one).
+    pub fn answer_missing(self, is_about_to_come: bool) {
         let mut response = Response::new(());
-        *response.status_mut() = StatusCode::NOT_FOUND;
+        let status = if is_about_to_come { StatusCode::TOO_EARLY } else { StatusCode::NOT_FOUND };
+        *response.status_mut() = status;
         // The member may have given up.
         let _ = self.respond.send(&response, true);
     }

@@ -130,6 +130,11 @@ pub enum FromGateway {
     ListEnds,
     /// The whole body follows, without messages.
     Plain,
+    /// No more bytes of this piece come, because the client has cancelled it.
+    Cancelled {
+        /// The number of the piece.
+        index: u32,
+    },
 }
 
 /// What the client says.
@@ -145,13 +150,27 @@ pub enum FromClient {
         /// The member that has failed it.
         instead: NodeId,
     },
-    /// It has the first pieces of the body, and serves them.
+    /// It has the first pieces of the body, and serves them. A client says so after each piece: so the gateway knows who is behind.
     Have {
         /// How many.
         count: u32,
     },
     /// It takes the whole body without messages.
     Plain,
+    /// It has got this piece elsewhere, and does not want the rest of it any more. [`FromGateway::Cancelled`] answers, unless all
+    /// bytes of the piece have been sent.
+    Cancel {
+        /// Its number.
+        index: u32,
+    },
+    /// The member that it was sent to has not given it this piece for a while. [`FromGateway::Member`] or [`FromGateway::Alone`] answers
+    /// if the gateway knows better; nothing does otherwise.
+    Late {
+        /// Its number.
+        index: u32,
+    },
+    /// It does not keep this body, and so serves no pieces of it.
+    Mute,
 }
 
 const LISTED: u8 = 1;
@@ -160,10 +179,14 @@ const MEMBER: u8 = 3;
 const ALONE: u8 = 4;
 const LIST_ENDS: u8 = 5;
 const BODY: u8 = 6;
+const CANCELLED: u8 = 7;
 const WANT: u8 = 1;
 const ASK: u8 = 2;
 const HAVE: u8 = 3;
 const PLAIN: u8 = 4;
+const CANCEL: u8 = 5;
+const LATE: u8 = 6;
+const MUTE: u8 = 7;
 
 impl FromGateway {
     /// Appends the message to `out`.
@@ -191,6 +214,10 @@ impl FromGateway {
             Self::Alone => out.put_u8(ALONE),
             Self::ListEnds => out.put_u8(LIST_ENDS),
             Self::Plain => out.put_u8(BODY),
+            Self::Cancelled { index } => {
+                out.put_u8(CANCELLED);
+                out.put_u32(*index);
+            }
         }
     }
 
@@ -214,6 +241,7 @@ impl FromGateway {
             DATA => 9,
             MEMBER => 35,
             ALONE | LIST_ENDS | BODY => 1,
+            CANCELLED => 5,
             _ => return Err(Malformed),
         };
         if buffer.len() < length {
@@ -244,6 +272,7 @@ impl FromGateway {
             }
             ALONE => Self::Alone,
             LIST_ENDS => Self::ListEnds,
+            CANCELLED => Self::Cancelled { index: message.get_u32() },
             _ => Self::Plain,
         }))
     }
@@ -266,6 +295,15 @@ impl FromClient {
                 out.put_u32(*count);
             }
             Self::Plain => out.put_u8(PLAIN),
+            Self::Mute => out.put_u8(MUTE),
+            Self::Cancel { index } => {
+                out.put_u8(CANCEL);
+                out.put_u32(*index);
+            }
+            Self::Late { index } => {
+                out.put_u8(LATE);
+                out.put_u32(*index);
+            }
         }
     }
 
@@ -276,9 +314,9 @@ impl FromClient {
     pub fn read(buffer: &mut BytesMut) -> Result<Option<Self>, Malformed> {
         let Some(&kind) = buffer.first() else { return Ok(None) };
         let length = match kind {
-            WANT | HAVE => 5,
+            WANT | HAVE | CANCEL | LATE => 5,
             ASK => 17,
-            PLAIN => 1,
+            PLAIN | MUTE => 1,
             _ => return Err(Malformed),
         };
         if buffer.len() < length {
@@ -290,6 +328,9 @@ impl FromClient {
             WANT => Self::Want { index: message.get_u32() },
             HAVE => Self::Have { count: message.get_u32() },
             PLAIN => Self::Plain,
+            MUTE => Self::Mute,
+            CANCEL => Self::Cancel { index: message.get_u32() },
+            LATE => Self::Late { index: message.get_u32() },
             _ => Self::Ask { instead: NodeId(array(&mut message)) },
         }))
     }
@@ -317,6 +358,7 @@ mod tests {
             FromGateway::Alone,
             FromGateway::ListEnds,
             FromGateway::Plain,
+            FromGateway::Cancelled { index: 8 },
         ]
     }
 
@@ -327,6 +369,9 @@ mod tests {
             FromClient::Ask { instead: NodeId([4; 16]) },
             FromClient::Have { count: u32::MAX },
             FromClient::Plain,
+            FromClient::Cancel { index: 6 },
+            FromClient::Late { index: 0 },
+            FromClient::Mute,
         ];
         let (mut one, mut two) = (BytesMut::new(), BytesMut::new());
         examples().iter().for_each(|message| message.write(&mut one));

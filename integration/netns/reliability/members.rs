@@ -12,16 +12,17 @@ const CLIENTS: usize = 50;
 /// The gateway's leg on the LAN, and that of every client, in Mbit/s, at scale 1: fifty machines need the processors of some then.
 const GATEWAY_LEG: u32 = 100;
 const CLIENT_LEG: u32 = 1000;
-/// What each client keeps for the others, less than the file: the states of all clients are in memory here.
-const KEPT: &str = "128M";
+/// What each client keeps for the others, a little more than the file. The states of all clients are in memory here: 13 GB at scale 1.
+const KEPT: &str = "300M";
 /// How long all downloads together may take.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// Downloads a file, and prints its hash.
 fn start(host: &Host, number: u64) -> Process {
     let mut shell = host.command("bash");
-    let code =
-        r#"set -o pipefail; curl --silent --show-error --proxy http://127.0.0.1:1080 "$0" | sha256sum"#;
+    // It hashes three times as fast as sha256sum.
+    let code = r#"set -o pipefail
+curl --silent --show-error --proxy http://127.0.0.1:1080 "$0" | openssl dgst -sha256 -r"#;
     shell.args(["-c", code, &format!("http://10.88.0.100/f/{number}")]);
     host.spawn(shell)
 }

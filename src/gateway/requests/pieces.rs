@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -14,7 +15,7 @@ use crate::cache::growing::{Broken, Growing, Reader};
 use crate::cache::pieces::Listed;
 use crate::cache::store::{self, Body, Store};
 use crate::cache::stored::Stored;
-use crate::gateway::swarms::{Named, Place};
+use crate::gateway::swarms::{Named, Place, Turn};
 use crate::limits::buffer_pool::memory_of;
 use crate::memory::{Account, Tally};
 use crate::wire::http::RequestHead;
@@ -44,6 +45,8 @@ struct Sending {
     at: u64,
     end: u64,
     reader: Option<Reader>,
+    /// None while others come first.
+    turn: Option<Turn>,
 }
 
 /// What one stream of pieces has come to.
@@ -53,6 +56,8 @@ struct Session {
     /// What the client wants next, in order.
     wanted: VecDeque<u32>,
     sending: Option<Sending>,
+    /// The pieces that were sent last.
+    given: VecDeque<u32>,
     /// How many hashes the client has got; `None` once it has all.
     listed: Option<usize>,
     /// What is about to be said.
@@ -92,6 +97,7 @@ impl Stream<'_> {
             place,
             wanted: VecDeque::new(),
             sending: None,
+            given: VecDeque::new(),
             listed: Some(0),
             out: BytesMut::from(head),
             sent: 0,
@@ -121,7 +127,7 @@ impl Stream<'_> {
                 more = from.more() => if !more? { break },
                 listed = session.source.listed(session.listed), if session.listed.is_some() => session.list(&listed),
                 () = account.evicted() => return Err(End::Gone),
-                read = read(&session.source, &mut session.sending, (&store, &account)), if session.sending.is_some() => {
+                read = read(&session.source, &session.place, &mut session.sending, (&store, &account)), if session.sending.is_some() => {
                     let (bytes, _held) = read.map_err(|_broken| End::Broken("the response was cut off"))?;
                     let is_plain = session.is_plain;
                     for (head, bytes) in session.data(bytes) {
@@ -158,10 +164,14 @@ impl Source {
 /// The next bytes of what is being sent, and what counts their memory.
 async fn read(
     source: &Source,
+    place: &Place,
     sending: &mut Option<Sending>,
     (store, account): (&Arc<Store>, &Arc<Account>),
 ) -> Result<(Bytes, Tally), Broken> {
-    let Some(Sending { at, end, reader, .. }) = sending else { return Err(Broken) };
+    let Some(Sending { at, end, reader, turn, .. }) = sending else { return Err(Broken) };
+    if turn.is_none() {
+        *turn = Some(place.turn().await);
+    }
     match (source, reader) {
         (_, Some(reader)) => {
             let bytes = reader.next().await?.ok_or(Broken)?;
@@ -203,21 +213,45 @@ impl Session {
                 self.wanted.push_back(index);
             }
             FromClient::Ask { instead } => {
-                self.place.failed(instead);
+                self.place.failed(instead, Instant::now());
                 self.name(is_allowed);
             }
             FromClient::Have { count: have } if have >= count && !self.is_complete => {
                 self.is_complete = true;
                 self.place.complete();
             }
-            FromClient::Have { .. } => {}
+            FromClient::Have { count } => {
+                let is_from_here = self.given.iter().any(|index| index + 1 == count);
+                self.place.has(count, is_from_here, Instant::now());
+            }
+            FromClient::Late { index } => {
+                let sent = self.place.late(index, Instant::now(), is_allowed);
+                sent.into_iter().for_each(|named| self.say(named));
+            }
+            FromClient::Cancel { index } => self.cancel(index),
+            FromClient::Mute => self.place.is_mute(),
         }
         Ok(())
     }
 
+    /// Sends nothing more of a piece, unless all of it was sent.
+    fn cancel(&mut self, index: u32) {
+        let before = self.wanted.len();
+        self.wanted.retain(|wanted| *wanted != index);
+        let sending = self.sending.take_if(|sending| sending.index == index);
+        if sending.is_some() || self.wanted.len() < before {
+            FromGateway::Cancelled { index }.write(&mut self.out);
+        }
+    }
+
     /// Names a member, if there is one.
     fn name(&mut self, is_allowed: &impl Fn(NodeId) -> bool) {
-        match self.place.name(is_allowed) {
+        let named = self.place.name(Instant::now(), is_allowed);
+        self.say(named);
+    }
+
+    fn say(&mut self, named: Option<Named>) {
+        match named {
             Some(Named { id, at }) => {
                 FromGateway::Member { id, ip: at.ip(), port: at.port() }.write(&mut self.out);
             }
@@ -242,7 +276,7 @@ impl Session {
             }
             Source::Stored(..) => None,
         };
-        self.sending = Some(Sending { index, at, end, reader });
+        self.sending = Some(Sending { index, at, end, reader, turn: None });
         Ok(())
     }
 
@@ -261,6 +295,9 @@ impl Session {
     fn data(&mut self, mut bytes: Bytes) -> Vec<(Bytes, Bytes)> {
         let Some(sending) = &mut self.sending else { return Vec::new() };
         let mut messages = Vec::new();
+        let now = Instant::now();
+        self.place.takes(now);
+        sending.turn.iter().for_each(|turn| turn.takes(bytes.len(), now));
         while !bytes.is_empty() {
             let data = bytes.split_to(MOST_DATA.min(bytes.len()));
             sending.at += data.len() as u64;
@@ -269,6 +306,10 @@ impl Session {
             messages.push((Bytes::copy_from_slice(&head), data));
         }
         if sending.at >= sending.end {
+            self.given.push_back(sending.index);
+            if self.given.len() > MOST_WANTED {
+                self.given.pop_front();
+            }
             self.sending = None;
         }
         messages

@@ -1,13 +1,17 @@
 //! A response whose body comes in pieces: from what this node keeps, from other members, and what they do not give from the
 //! gateway. A piece from a member is verified before the app gets a byte of it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
 
 use super::assembly::{Action, Assembly};
 use super::exchange::{Exchange, Trouble};
@@ -34,14 +38,28 @@ struct Came {
     at: Instant,
 }
 
+/// A member that was asked for a piece, and when something of it came last.
+struct Heard {
+    member: NodeId,
+    begun: Instant,
+    /// In milliseconds since then; 0 if nothing has come.
+    after: AtomicU64,
+    /// Nobody waits for it any more.
+    is_over: CancellationToken,
+}
+
 /// One body on its way.
 struct Coming<'a> {
     members: &'a Members,
     assembly: Assembly,
     keeping: Keeping,
-    fetches: FuturesUnordered<BoxFuture<'a, Came>>,
+    fetches: FuturesUnordered<BoxFuture<'a, Option<Came>>>,
+    /// The members that were asked last, by the number of the piece.
+    heard: HashMap<u32, Arc<Heard>>,
     /// What has come while the app was being written to.
     arrived: Vec<Came>,
+    /// The gateway knows that this node does not keep the body.
+    is_silent: bool,
     held: Tally,
 }
 
@@ -143,10 +161,17 @@ impl Exchange<'_> {
             assembly,
             keeping: Keeping::new(&members.holdings, stored),
             fetches: FuturesUnordered::new(),
+            heard: HashMap::new(),
             arrived: Vec::new(),
+            is_silent: false,
             held: Tally::of(self.account),
         };
         let mut left = total;
+        if !coming.keeping.is_on()
+            && let Some(news) = coming.news(false)
+        {
+            to.send(news).await.map_err(|error| cut_off(&error))?;
+        }
         loop {
             coming.read(buffer)?;
             // While the app takes it, too.
@@ -158,11 +183,9 @@ impl Exchange<'_> {
                 // Before the app has all of it, because the app may leave then.
                 if let Some(whole) = coming.assembly.finished() {
                     let is_kept = coming.keeping.keep(whole.start, whole.bytes).await;
-                    if coming.assembly.is_done() && is_kept {
-                        let mut say = BytesMut::new();
-                        FromClient::Have { count: coming.assembly.count() }.write(&mut say);
+                    if let Some(news) = coming.news(is_kept) {
                         // What the gateway knows of this node matters only to others.
-                        let _ = to.send(say.freeze()).await;
+                        let _ = to.send(news).await;
                     }
                 }
                 let count = bytes.len();
@@ -189,7 +212,7 @@ impl Exchange<'_> {
             let wakes = coming.assembly.wakes();
             tokio::select! {
                 biased;
-                Some(came) = coming.fetches.next(), if !coming.fetches.is_empty() => self.came(&mut coming, came, to).await?,
+                Some(came) = coming.fetches.next(), if !coming.fetches.is_empty() => coming.arrived.extend(came),
                 // The rest may be had by Range, as when the link is lost.
                 data = self.next_of_body(from, head) => buffer.extend_from_slice(&data.map_err(resumable)?),
                 () = sleep_until(wakes.unwrap_or_else(Instant::now).into()), if wakes.is_some() => {}
@@ -200,9 +223,12 @@ impl Exchange<'_> {
     /// Takes what came of asking for a piece.
     async fn came(&self, coming: &mut Coming<'_>, came: Came, to: &mut ToServer<'_>) -> Result<(), Trouble> {
         let Came { index, member, piece, at } = came;
+        if coming.heard.get(&index).is_some_and(|heard| Some(heard.member) == member) {
+            coming.heard.remove(&index);
+        }
         let telemetry = &self.local.telemetry;
         let (length, failed) = (piece.as_ref().map_or(0, Bytes::len), piece.as_ref().err().copied());
-        let is_new = coming.assembly.came(index, piece.ok(), at);
+        let is_new = coming.assembly.came(index, member, piece.ok(), at);
         match (member, failed) {
             (Some(_), None) if is_new => {
                 telemetry.pieces.one("received");
@@ -236,7 +262,36 @@ fn malformed() -> Trouble {
     Trouble::Truncated("the gateway sent something that is no piece".into())
 }
 
+impl Heard {
+    fn of(member: NodeId) -> Self {
+        Self { member, begun: Instant::now(), after: AtomicU64::new(0), is_over: CancellationToken::new() }
+    }
+
+    /// Notes that something has come.
+    fn note(&self) {
+        let after = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.after.store(after.max(1), Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Option<Instant> {
+        let after = self.after.load(Ordering::Relaxed);
+        (after > 0).then(|| self.begun + Duration::from_millis(after))
+    }
+}
+
 impl Coming<'_> {
+    /// What the gateway is told of the pieces that the app has: how many there are, or once that this node keeps none, or no more.
+    fn news(&mut self, is_kept: bool) -> Option<Bytes> {
+        let news = match is_kept {
+            true => FromClient::Have { count: self.assembly.finished_count() },
+            false if std::mem::replace(&mut self.is_silent, true) => return None,
+            false => FromClient::Mute,
+        };
+        let mut say = BytesMut::new();
+        news.write(&mut say);
+        Some(say.freeze())
+    }
+
     /// Takes what the gateway has said.
     fn read(&mut self, buffer: &mut BytesMut) -> Result<(), Trouble> {
         while let Some(message) = FromGateway::read(buffer).map_err(|_malformed| malformed())? {
@@ -250,6 +305,11 @@ impl Coming<'_> {
                 }
                 FromGateway::Data { index, bytes } => {
                     if !self.assembly.data(index, bytes) {
+                        return Err(malformed());
+                    }
+                }
+                FromGateway::Cancelled { index } => {
+                    if !self.assembly.cancelled(index) {
                         return Err(malformed());
                     }
                 }
@@ -267,7 +327,7 @@ impl<'a> Coming<'a> {
             tokio::select! {
                 biased;
                 done = &mut put => return done,
-                Some(came) = self.fetches.next(), if !self.fetches.is_empty() => self.arrived.push(came),
+                Some(came) = self.fetches.next(), if !self.fetches.is_empty() => self.arrived.extend(came),
             }
         }
     }
@@ -275,21 +335,35 @@ impl<'a> Coming<'a> {
     /// Asks for what is to come next.
     fn act(&mut self, say: &mut BytesMut, is_tight: bool) {
         let members = self.members;
+        let passed = self.assembly.finished_count();
+        for (_, heard) in self.heard.extract_if(|index, _| *index < passed) {
+            heard.is_over.cancel();
+        }
+        for (index, heard) in &self.heard {
+            heard.last().into_iter().for_each(|at| self.assembly.heard(*index, heard.member, at));
+        }
         let actions = self.assembly.actions(Instant::now(), is_tight, |hash| members.holdings.has(hash));
         for action in actions {
             match action {
                 Action::Own(index, hash) => self.fetches.push(Box::pin(async move {
                     let piece = members.holdings.get(hash).await.ok_or(Failed::Missing);
-                    Came { index, member: None, piece, at: Instant::now() }
+                    Some(Came { index, member: None, piece, at: Instant::now() })
                 })),
                 Action::Member(index, hash, id, at) => {
                     let length = self.assembly.length(index);
+                    let heard = Arc::new(Heard::of(id));
+                    if let Some(former) = self.heard.insert(index, heard.clone()) {
+                        former.is_over.cancel();
+                    }
                     self.fetches.push(Box::pin(async move {
-                        let piece = members.piece((id, at), hash, length).await;
-                        Came { index, member: Some(id), piece, at: Instant::now() }
+                        let got = members.piece((id, at), hash, length, || heard.note());
+                        let piece = heard.is_over.run_until_cancelled(got).await?;
+                        Some(Came { index, member: Some(id), piece, at: Instant::now() })
                     }));
                 }
                 Action::Gateway(index) => FromClient::Want { index }.write(say),
+                Action::Late(index) => FromClient::Late { index }.write(say),
+                Action::Cancel(index) => FromClient::Cancel { index }.write(say),
                 Action::Ask(instead) => {
                     // It was too slow.
                     members.leave(instead);

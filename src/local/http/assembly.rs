@@ -1,6 +1,6 @@
 //! A body that comes in pieces from several sources: which piece is asked of whom, and what the app can get. Without I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::wire::sharing::{self, PieceHash};
 /// How many pieces are on their way at a time, from the one that the app gets next on: enough that a source never waits for the next
 /// request on a LAN.
 const WINDOW: u32 = 4;
-/// How long the piece that the app waits for may take from a member before the gateway is asked for it as well: at least, at
-/// most, and this many times as long as pieces from members took lately.
+/// How long the member may send nothing of the piece that the app waits for before the gateway is told; after the same time once more
+/// it is asked for the piece as well. At least, at most, and this many times as long as pieces from members took lately.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
-const MOST_PATIENCE: Duration = Duration::from_secs(10);
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE: u32 = 4;
-/// A member that was too slow for this many pieces in a row is left.
-const MOST_SLOW: u32 = 3;
+/// After this many times as long the gateway is asked for the piece even if the member sends something.
+const LONGEST: u32 = 4;
 /// A member is measured by this many pieces, and by `AGAIN` times as many once it was compared. If a piece takes longer than
-/// `SLOW`, counting all that are on their way at the same time, the gateway is asked for one instead, to compare the two.
+/// `SLOW`, counting all that are on their way at the same time, the gateway is asked for one as well, to compare the two.
 const MEASURED: u32 = WINDOW;
 const AGAIN: u32 = 8;
 const SLOW: Duration = Duration::from_millis(200);
@@ -38,21 +38,43 @@ pub(super) enum Action {
     Member(u32, PieceHash, NodeId, SocketAddr),
     /// Ask the gateway for it.
     Gateway(u32),
+    /// Tell the gateway that the rest of it is not wanted any more: a member was faster.
+    Cancel(u32),
     /// Ask the gateway for another member than this one.
     Ask(NodeId),
+    /// Tell the gateway that the member has not given this piece for a while: it may know why, and a better member.
+    Late(u32),
 }
 
 /// Where a piece comes from, and what has come of it.
 #[derive(Debug, Default)]
 struct Slot {
     from_own: bool,
-    from_member: Option<(NodeId, Instant)>,
     from_gateway: bool,
     /// What has come from the gateway, and the number of bytes.
     came: Vec<Bytes>,
     length: usize,
     /// The whole piece.
     ready: Option<Bytes>,
+}
+
+/// A piece that a member was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Fetching {
+    member: NodeId,
+    since: Instant,
+    /// When bytes of it came last.
+    heard: Instant,
+    /// How often it was late since then.
+    late: u32,
+}
+
+/// What the gateway still has to send of a piece.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    bytes: usize,
+    /// It is not wanted any more.
+    is_cancelled: bool,
 }
 
 /// How fast the member is that pieces are asked of.
@@ -88,8 +110,12 @@ pub(super) struct Assembly {
     next: u32,
     passed: usize,
     slots: BTreeMap<u32, Slot>,
-    /// The pieces that the gateway still sends, and how many bytes of each.
-    owed: HashMap<u32, usize>,
+    /// The pieces that the member was asked for: also such as the gateway has sent meanwhile.
+    fetching: HashMap<u32, Fetching>,
+    /// The pieces that a former member may still send.
+    stale: BTreeSet<u32>,
+    /// The pieces that the gateway still sends.
+    owed: HashMap<u32, Owed>,
     hashes: HashMap<u32, PieceHash>,
     list_has_ended: bool,
     /// The member that pieces are asked of; `None` while there is none.
@@ -97,8 +123,10 @@ pub(super) struct Assembly {
     /// Whether the gateway has answered the last question for a member.
     is_answered: bool,
     asked: u32,
-    /// For how many pieces in a row it was too slow.
-    slow: u32,
+    /// The member that turned out to be slower than the gateway with a piece that was late.
+    slower: Option<NodeId>,
+    /// Since when the app has waited for the next piece, at the earliest.
+    next_since: Option<Instant>,
     /// How long pieces from members took lately.
     took: Duration,
     speed: Speed,
@@ -115,22 +143,25 @@ impl Assembly {
             next: 0,
             passed: 0,
             slots: BTreeMap::new(),
+            fetching: HashMap::new(),
+            stale: BTreeSet::new(),
             owed: HashMap::new(),
             hashes: HashMap::new(),
             list_has_ended: false,
             member: None,
             is_answered: false,
             asked: 0,
-            slow: 0,
+            slower: None,
+            next_since: None,
             took: Duration::ZERO,
             speed: Speed::default(),
             window: WINDOW,
         })
     }
 
-    /// The number of pieces.
-    pub(super) fn count(&self) -> u32 {
-        self.count
+    /// The number of pieces that the app has.
+    pub(super) fn finished_count(&self) -> u32 {
+        self.next
     }
 
     /// Whether the app has everything.
@@ -147,7 +178,8 @@ impl Assembly {
     /// The memory that is held, or may come without being asked for again, in bytes.
     pub(super) fn held(&self) -> usize {
         let of = |(index, slot): (&u32, &Slot)| {
-            let is_whole = slot.ready.is_some() || slot.from_member.is_some() || slot.from_own;
+            let is_coming = self.fetching.contains_key(index) || self.stale.contains(index);
+            let is_whole = slot.ready.is_some() || is_coming || slot.from_own;
             let whole = if is_whole { self.length(*index) } else { 0 };
             let came: usize = slot.came.iter().map(Bytes::len).sum();
             // Each part is one of a buffer that has twice its size.
@@ -170,8 +202,11 @@ impl Assembly {
 
     /// Takes the gateway's answer to a question for a member.
     pub(super) fn named(&mut self, member: Option<(NodeId, SocketAddr)>) {
+        if member.map(|(id, _)| id) != self.member.map(|(id, _)| id) {
+            self.leave();
+            self.speed = Speed::default();
+        }
         (self.member, self.is_answered) = (member, true);
-        self.speed = Speed::default();
     }
 
     /// What is to be done now. `holds` says which pieces this node keeps; while memory is tight one piece comes at a time.
@@ -182,25 +217,29 @@ impl Assembly {
         holds: impl Fn(&PieceHash) -> bool,
     ) -> Vec<Action> {
         let mut actions = Vec::from_iter(self.compared(now));
+        let next_since = *self.next_since.get_or_insert(now);
+        actions.extend(self.cancelled_now());
         self.window = if is_tight { 1 } else { WINDOW };
         for index in self.next..self.count.min(self.next + self.window) {
             let (hash, is_next) = (self.hashes.get(&index).copied(), index == self.next);
-            let (patience, length) = (self.patience(), self.length(index));
+            let patience = self.patience();
             let may_owe = self.owed.len() < sharing::MOST_WANTED;
             let slot = self.slots.entry(index).or_default();
-            if slot.ready.is_some() || slot.from_gateway || slot.from_own {
+            if slot.ready.is_some() || slot.from_own {
                 continue;
             }
-            if let Some((member, since)) = slot.from_member {
-                if is_next && now >= since + patience && may_owe {
-                    slot.from_gateway = true;
-                    self.owed.insert(index, length);
-                    actions.push(Action::Gateway(index));
-                    self.slow += 1;
-                    if self.slow >= MOST_SLOW {
-                        actions.extend(self.failed(member));
-                    }
+            if let Some(fetching) = self.fetching.get_mut(&index) {
+                if is_next && now >= fetching.late_at(next_since, patience) {
+                    fetching.late += 1;
+                    actions.push(Action::Late(index));
                 }
+                let is_wanted = fetching.late > 1 || now >= next_since + patience * LONGEST;
+                if is_next && is_wanted && !slot.from_gateway && may_owe {
+                    actions.push(self.want(index));
+                }
+                continue;
+            }
+            if slot.from_gateway {
                 continue;
             }
             match (hash, self.member) {
@@ -208,14 +247,12 @@ impl Assembly {
                     slot.from_own = true;
                     actions.push(Action::Own(index, hash));
                 }
-                (Some(_), Some(_)) if may_owe && self.speed.takes_sample(index, now) => {
-                    slot.from_gateway = true;
-                    self.owed.insert(index, length);
-                    actions.push(Action::Gateway(index));
-                }
                 (Some(hash), Some((member, at))) => {
-                    slot.from_member = Some((member, now));
+                    self.fetching.insert(index, Fetching { member, since: now, heard: now, late: 0 });
                     actions.push(Action::Member(index, hash, member, at));
+                    if may_owe && self.speed.takes_sample(index, now) {
+                        actions.push(self.want(index));
+                    }
                 }
                 // The member cannot be asked before the gateway has the piece itself.
                 (None, Some(_)) if !self.list_has_ended => {}
@@ -223,18 +260,37 @@ impl Assembly {
                 (_, None) if !self.is_answered && !is_next => {}
                 (_, None) if !self.is_answered && self.asked == 0 => {}
                 _ if !may_owe => {}
-                _ => {
-                    slot.from_gateway = true;
-                    self.owed.insert(index, length);
-                    actions.push(Action::Gateway(index));
-                }
+                _ => actions.push(self.want(index)),
             }
         }
         actions
     }
 
+    /// Asks the gateway for the piece `index`.
+    fn want(&mut self, index: u32) -> Action {
+        self.slots.entry(index).or_default().from_gateway = true;
+        self.owed.insert(index, Owed { bytes: self.length(index), is_cancelled: false });
+        Action::Gateway(index)
+    }
+
+    /// Cancels what the gateway has still to send of pieces that have come from members.
+    fn cancelled_now(&mut self) -> Vec<Action> {
+        let slots = &self.slots;
+        let is_here = |index: &u32| slots.get(index).is_none_or(|slot| slot.ready.is_some());
+        let useless = self.owed.iter_mut().filter(|(index, owed)| !owed.is_cancelled && is_here(index));
+        useless
+            .map(|(index, owed)| {
+                owed.is_cancelled = true;
+                Action::Cancel(*index)
+            })
+            .collect()
+    }
+
     /// Leaves the member if the gateway turned out to be much faster. Returns the question for another one.
     fn compared(&mut self, now: Instant) -> Option<Action> {
+        if let Some(member) = self.slower.take() {
+            return self.failed(member);
+        }
         let (_, since, _) = self.speed.sample.filter(|(_, _, has_come)| *has_come)?;
         let (slow, of_gateway) = (self.speed.slow?, now.saturating_duration_since(since));
         self.speed = Speed { is_compared: true, ..Speed::default() };
@@ -248,34 +304,62 @@ impl Assembly {
 
     /// When [`Assembly::actions`] has something new to say, if nothing comes.
     pub(super) fn wakes(&self) -> Option<Instant> {
-        let slot = self.slots.get(&self.next).filter(|slot| !slot.from_gateway && slot.ready.is_none())?;
-        slot.from_member.map(|(_, since)| since + self.patience())
+        let slot = self.slots.get(&self.next).filter(|slot| slot.ready.is_none())?;
+        let (fetching, next_since) = (self.fetching.get(&self.next)?, self.next_since?);
+        let late_at = fetching.late_at(next_since, self.patience());
+        let longest = (!slot.from_gateway).then(|| next_since + self.patience() * LONGEST);
+        Some(longest.map_or(late_at, |longest| longest.min(late_at)))
     }
 
     /// Notes that a member is of no use for this body. Returns the question for another one.
     pub(super) fn failed(&mut self, member: NodeId) -> Option<Action> {
         self.member.filter(|(current, _)| *current == member)?;
-        (self.member, self.slow) = (None, 0);
+        self.member = None;
+        self.leave();
         // Beyond that everything comes from the gateway.
         self.is_answered = self.asked >= MOST_ASKED;
         self.asked += 1;
         (!self.is_answered).then_some(Action::Ask(member))
     }
 
+    /// What the member still gives is taken, but nobody waits for it.
+    fn leave(&mut self) {
+        self.stale.extend(self.fetching.drain().map(|(index, _)| index));
+    }
+
+    /// Notes that the member has sent something of the piece `index`.
+    pub(super) fn heard(&mut self, index: u32, member: NodeId, at: Instant) {
+        if let Some(fetching) = self.fetching.get_mut(&index)
+            && fetching.member == member
+            && fetching.heard < at
+        {
+            (fetching.heard, fetching.late) = (at, 0);
+        }
+    }
+
     /// Takes what came of asking this node itself or a member for a piece: the piece, which was verified, or nothing. False for a
     /// piece that is there already.
-    pub(super) fn came(&mut self, index: u32, piece: Option<Bytes>, now: Instant) -> bool {
+    pub(super) fn came(
+        &mut self,
+        index: u32,
+        member: Option<NodeId>,
+        piece: Option<Bytes>,
+        now: Instant,
+    ) -> bool {
+        let fetching = self.fetching.get(&index).filter(|fetching| Some(fetching.member) == member).copied();
+        if let Some(Fetching { since, .. }) = fetching {
+            self.fetching.remove(&index);
+            if piece.is_some() {
+                let took = now.saturating_duration_since(since);
+                self.took = if self.took.is_zero() { took } else { (self.took * 7 + took) / 8 };
+                self.speed.came(index, took / self.window, self.list_has_ended);
+            }
+        }
+        self.stale.remove(&index);
         let Some(slot) = self.slots.get_mut(&index) else { return false };
-        let member = slot.from_member.take();
-        slot.from_own = false;
+        slot.from_own &= member.is_some();
         let Some(piece) = piece.filter(|_| slot.ready.is_none()) else { return false };
         slot.ready = Some(piece);
-        if let Some((_, since)) = member {
-            self.slow = 0;
-            let took = now.saturating_duration_since(since);
-            self.took = if self.took.is_zero() { took } else { (self.took * 7 + took) / 8 };
-            self.speed.came(took / self.window, self.list_has_ended);
-        }
         true
     }
 
@@ -290,8 +374,8 @@ impl Assembly {
     #[must_use]
     pub(super) fn data(&mut self, index: u32, bytes: Bytes) -> bool {
         let Some(owed) = self.owed.get_mut(&index) else { return false };
-        let Some(rest) = owed.checked_sub(bytes.len()) else { return false };
-        *owed = rest;
+        let Some(rest) = owed.bytes.checked_sub(bytes.len()) else { return false };
+        owed.bytes = rest;
         if rest == 0 {
             self.owed.remove(&index);
         }
@@ -303,10 +387,19 @@ impl Assembly {
             slot.came.push(bytes);
             if slot.length == length {
                 slot.ready = Some(std::mem::take(&mut slot.came).concat().into());
-                self.speed.sample_came(index);
+                let is_sample = self.speed.sample_came(index);
+                let fetching = self.fetching.get(&index).filter(|_| !is_sample);
+                // It sends the piece, but so slowly that the gateway was asked for it later and was faster.
+                self.slower = fetching.filter(|one| one.heard > one.since).map(|one| one.member);
             }
         }
         true
+    }
+
+    /// Notes that the gateway sends nothing more of a piece; false when that was not asked for.
+    #[must_use]
+    pub(super) fn cancelled(&mut self, index: u32) -> bool {
+        self.owed.remove(&index).is_some_and(|owed| owed.is_cancelled)
     }
 
     /// The next bytes for the app: all that has come of the next piece, of a member's only once it is whole.
@@ -337,16 +430,28 @@ impl Assembly {
         let bytes = self.slots.remove(&self.next)?.ready?;
         let (start, _) = sharing::range(self.next, self.total);
         self.hashes.remove(&self.next);
+        self.stale.remove(&self.next);
         self.next += 1;
-        self.passed = 0;
+        (self.passed, self.next_since) = (0, None);
         Some(Whole { start, bytes })
+    }
+}
+
+impl Fetching {
+    /// When it is late, or is so again.
+    fn late_at(&self, next_since: Instant, patience: Duration) -> Instant {
+        self.heard.max(next_since) + patience * (self.late + 1)
     }
 }
 
 impl Speed {
     /// Notes a piece that has come from the member. Where the gateway gets pieces no faster than the member gives them, both wait for the
     /// server, and the member is not to blame.
-    fn came(&mut self, took: Duration, has_all: bool) {
+    fn came(&mut self, index: u32, took: Duration, has_all: bool) {
+        if self.sample.is_some_and(|(sampled, _, has_come)| sampled == index && !has_come) {
+            // The gateway is no faster.
+            *self = Self { is_compared: true, ..Self::default() };
+        }
         (self.pieces, self.took) = (self.pieces + 1, self.took + took);
         let measures = if self.is_compared { AGAIN * MEASURED } else { MEASURED };
         if self.pieces < measures || self.slow.is_some() {
@@ -368,12 +473,17 @@ impl Speed {
         is_due
     }
 
-    fn sample_came(&mut self, index: u32) {
-        if let Some((_, _, has_come)) = self.sample.as_mut().filter(|(sampled, _, _)| *sampled == index) {
+    /// Whether this was the piece to compare the two.
+    fn sample_came(&mut self, index: u32) -> bool {
+        let sample = self.sample.as_mut().filter(|(sampled, _, _)| *sampled == index);
+        sample.is_some_and(|(_, _, has_come)| {
             *has_come = true;
-        }
+            true
+        })
     }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

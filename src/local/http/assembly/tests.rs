@@ -29,7 +29,7 @@ fn nothing(_: &PieceHash) -> bool {
 /// A body of which all hashes are known.
 fn listed() -> Assembly {
     let mut assembly = Assembly::new(TOTAL).unwrap();
-    for index in 0..assembly.count() {
+    for index in 0..assembly.count {
         assembly.listed(index, pieces::hash(&piece(index)));
     }
     assembly
@@ -39,7 +39,7 @@ fn asked(actions: &[Action]) -> Vec<(u32, Option<u8>)> {
     let of = |action: &Action| match *action {
         Action::Member(index, _, id, _) => Some((index, Some(id.0[0]))),
         Action::Gateway(index) => Some((index, None)),
-        Action::Own(..) | Action::Ask(_) => None,
+        Action::Own(..) | Action::Ask(_) | Action::Cancel(_) | Action::Late(_) => None,
     };
     actions.iter().filter_map(of).collect()
 }
@@ -73,30 +73,64 @@ fn pieces_are_asked_of_a_member_once_they_are_listed_and_those_that_this_node_ha
     assert_eq!(asked(&actions), [(0, Some(1))]);
     assert!(actions.contains(&Action::Own(1, own)));
     assert!(assembly.held() >= usize::try_from(2 * PIECE).unwrap());
-    assert!(assembly.came(0, Some(piece(0)), now) && assembly.take().unwrap() == piece(0));
+    assert!(assembly.came(0, Some(at(1).0), Some(piece(0)), now) && assembly.take().unwrap() == piece(0));
     assembly.list_ended();
     let _ = assembly.finished().unwrap();
     assert_eq!(asked(&assembly.actions(now, false, nothing)), [(2, None), (3, None), (4, None)]);
 }
 
 #[test]
-fn a_member_that_is_slow_for_three_pieces_in_a_row_costs_these_pieces_and_is_left() {
+fn of_a_member_that_sends_nothing_the_gateway_is_told_first_and_then_asked_for_the_piece() {
     let mut assembly = listed();
     assembly.named(Some(at(1)));
     let mut now = Instant::now();
     assert_eq!(asked(&assembly.actions(now, false, nothing)).len(), 4);
-    for index in 0..3 {
-        now = now.max(assembly.wakes().unwrap());
-        let actions = assembly.actions(now, false, nothing);
-        assert!(actions.contains(&Action::Gateway(index)));
-        assert_eq!(actions.contains(&Action::Ask(at(1).0)), index == 2, "{index}");
-        assert!(assembly.data(index, piece(index)));
-        assert_eq!(assembly.take().unwrap(), piece(index));
-        assert!(assembly.finished().is_some());
-    }
+    now = assembly.wakes().unwrap();
+    assert_eq!(assembly.actions(now, false, nothing), [Action::Late(0)]);
+    now = assembly.wakes().unwrap();
+    let actions = assembly.actions(now, false, nothing);
+    assert_eq!(actions, [Action::Late(0), Action::Gateway(0)]);
+    // A piece that comes from the member after all is not wanted of the gateway any more.
+    assert!(assembly.came(0, Some(at(1).0), Some(piece(0)), now) && assembly.take().is_some());
+    assert!(assembly.finished().is_some() && assembly.held() > 0);
+    assert!(assembly.actions(now, false, nothing).contains(&Action::Cancel(0)));
+    assert!(assembly.data(0, piece(0).slice(..1000)), "it was on its way");
+    assert!(assembly.cancelled(0) && !assembly.cancelled(0) && !assembly.data(0, piece(0).slice(1000..)));
+}
+
+#[test]
+fn what_was_asked_of_one_member_is_asked_of_the_next_one_that_the_gateway_names() {
+    let mut assembly = listed();
+    let now = Instant::now();
+    assembly.named(Some(at(1)));
+    let _ = assembly.actions(now, false, nothing);
     assembly.named(Some(at(2)));
-    let asked = asked(&assembly.actions(now, false, nothing));
-    assert!(asked.iter().all(|(_, member)| *member == Some(2)) || asked.contains(&(3, None)), "{asked:?}");
+    assert_eq!(
+        asked(&assembly.actions(now, false, nothing)),
+        [(0, Some(2)), (1, Some(2)), (2, Some(2)), (3, Some(2))]
+    );
+    assert!(assembly.came(1, Some(at(1).0), Some(piece(1)), now), "the first one has sent it after all");
+    assert!(assembly.failed(at(1).0).is_none(), "nobody is asked for anything in its place");
+}
+
+#[test]
+fn a_member_that_sends_something_is_not_late_until_the_gateway_proves_to_be_faster() {
+    let mut assembly = listed();
+    assembly.named(Some(at(1)));
+    let start = Instant::now();
+    let mut now = start;
+    let _ = assembly.actions(now, false, nothing);
+    let actions = loop {
+        now += LEAST_PATIENCE / 2;
+        assembly.heard(0, at(1).0, now);
+        let actions = assembly.actions(now, false, nothing);
+        if !actions.is_empty() {
+            break actions;
+        }
+    };
+    assert_eq!((actions, now - start), (vec![Action::Gateway(0)], LEAST_PATIENCE * LONGEST));
+    assert!(assembly.data(0, piece(0)));
+    assert!(assembly.actions(now, false, nothing).contains(&Action::Ask(at(1).0)));
 }
 
 /// Patience grows with the time that pieces take, so a member that sends the right bytes just in time was never late.
@@ -124,7 +158,12 @@ fn a_member_that_sends_everything_just_in_time_is_left_once_the_gateway_proves_t
                         sources.push(None);
                         coming.push((now + of_gateway, index, false));
                     }
+                    Action::Cancel(index) => {
+                        coming.retain(|(_, other, is_of_member)| *other != index || *is_of_member);
+                        assert!(assembly.cancelled(index));
+                    }
                     Action::Ask(_) => assembly.named(None),
+                    Action::Late(_) => {}
                     Action::Own(..) => unreachable!(),
                 }
             }
@@ -133,7 +172,7 @@ fn a_member_that_sends_everything_just_in_time_is_left_once_the_gateway_proves_t
             let (at, index, is_of_member) = first;
             now = at;
             match is_of_member {
-                true => assert!(assembly.came(index, Some(piece(0)), now)),
+                true => drop(assembly.came(index, Some(NodeId([1; 16])), Some(piece(0)), now)),
                 false => assert!(assembly.data(index, piece(0))),
             }
             while assembly.take().is_some() {
@@ -193,9 +232,9 @@ proptest! {
                         prop_assert!(assembly.data(index, piece(index)));
                     }
                     Action::Member(index, _, member, _) => match fates.next().unwrap() {
-                        Fate::Comes => drop(assembly.came(index, Some(piece(index)), now)),
+                        Fate::Comes => drop(assembly.came(index, Some(member), Some(piece(index)), now)),
                         Fate::Fails => {
-                            assembly.came(index, None, now);
+                            assembly.came(index, Some(member), None, now);
                             if assembly.failed(member).is_some() {
                                 assembly.named(Some(at(member.0[0] + 1)));
                             }
@@ -203,6 +242,8 @@ proptest! {
                         Fate::Stalls => {}
                     },
                     Action::Ask(member) => assembly.named(Some(at(member.0[0] + 1))),
+                    Action::Late(_) => {}
+                    Action::Cancel(index) => prop_assert!(assembly.cancelled(index)),
                     Action::Own(..) => unreachable!(),
                 }
             }
