@@ -307,7 +307,9 @@ impl Assembly {
         let slot = self.slots.get(&self.next).filter(|slot| slot.ready.is_none())?;
         let (fetching, next_since) = (self.fetching.get(&self.next)?, self.next_since?);
         let late_at = fetching.late_at(next_since, self.patience());
-        let longest = (!slot.from_gateway).then(|| next_since + self.patience() * LONGEST);
+        // While it owes too much, what the gateway says next is waited for.
+        let may_ask = !slot.from_gateway && self.owed.len() < sharing::MOST_WANTED;
+        let longest = may_ask.then(|| next_since + self.patience() * LONGEST);
         Some(longest.map_or(late_at, |longest| longest.min(late_at)))
     }
 

@@ -99,6 +99,26 @@ fn of_a_member_that_sends_nothing_the_gateway_is_told_first_and_then_asked_for_t
 }
 
 #[test]
+fn a_gateway_that_confirms_nothing_that_was_cancelled_is_waited_for() {
+    let mut assembly = Assembly::new(40 * PIECE).unwrap();
+    let hash = pieces::hash(&piece(0));
+    (0..40).for_each(|index| assembly.listed(index, hash));
+    assembly.named(Some(at(1)));
+    let mut now = Instant::now();
+    for index in 0..20 {
+        let _ = assembly.actions(now, false, nothing);
+        for _ in 0..2 * LONGEST {
+            now = assembly.wakes().unwrap();
+            let _ = assembly.actions(now, false, nothing);
+            assert!(assembly.wakes().unwrap() > now, "{index}: it must not look again at once");
+        }
+        assert!(assembly.came(index, Some(at(1).0), Some(piece(0)), now) && assembly.take().is_some());
+        assert!(assembly.finished().is_some());
+    }
+    assert_eq!(assembly.owed.len(), sharing::MOST_WANTED);
+}
+
+#[test]
 fn what_was_asked_of_one_member_is_asked_of_the_next_one_that_the_gateway_names() {
     let mut assembly = listed();
     let now = Instant::now();
