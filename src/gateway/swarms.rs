@@ -112,6 +112,15 @@ pub(crate) struct Turn {
     number: Option<u64>,
 }
 
+/// Where a client is sent whose piece is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instead {
+    /// The member that has the piece and does not give it.
+    pub(crate) fails: Option<NodeId>,
+    /// The other member, if there is one.
+    pub(crate) named: Option<Named>,
+}
+
 /// A member that a client is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
@@ -351,20 +360,22 @@ impl Place {
         });
     }
 
-    /// Notes that this client has waited long for the piece `index`. Returns the member that it is sent to instead, or that it is
-    /// sent to none; nothing if it is to go on waiting.
+    /// Notes that this client has waited long for the piece `index`. Nothing if it is to go on waiting.
     pub(crate) fn late(
         &self,
         index: u32,
         now: Instant,
         is_allowed: impl Fn(NodeId) -> bool,
-    ) -> Option<Option<Named>> {
+    ) -> Option<Instead> {
         let late = |swarm: &mut Swarm| {
             let is_to_leave = swarm.is_late(self.member, index, now);
             let best = swarm.best(self.member, Some(index), now, is_allowed);
             let parent = swarm.find(self.member).and_then(|known| known.parent);
             let is_better = best.is_some_and(|(grade, named, _)| grade == 0 && Some(named.id) != parent);
-            (is_to_leave || is_better).then(|| swarm.send(self.member, best, now))
+            let has_it = |known: &mut Member| known.is_complete || known.count > index;
+            let fails = parent.filter(|parent| is_to_leave && swarm.find(*parent).is_some_and(has_it));
+            let sent = || Instead { fails, named: swarm.send(self.member, best, now) };
+            (is_to_leave || is_better).then(sent)
         };
         self.with(late).flatten()
     }
@@ -540,7 +551,7 @@ mod tests {
         let parents: Vec<_> = places.iter().map(name).collect();
         assert_eq!(parents, [None, Some(0), Some(0), Some(1), Some(2), Some(1), Some(2), Some(3)]);
         let late = |number: usize, now| {
-            places[number].late(0, now, |_| true).map(|named| named.map(|named| named.id.0[0]))
+            places[number].late(0, now, |_| true).map(|instead| instead.named.map(|named| named.id.0[0]))
         };
         let now = Instant::now() + STUCK;
         assert_eq!(late(7, now), None, "the first one gets nothing yet, and no other one could");
@@ -563,8 +574,8 @@ mod tests {
         places[0].has(1, true, now);
         assert!(places[1].late(0, now, |_| true).is_none(), "it may be on its way");
         places[0].has(3, true, now);
-        assert_eq!(places[1].late(0, now, |_| true), Some(None));
-        assert_eq!(places[2].late(0, now, |_| true).unwrap().unwrap().id, node(1));
+        assert_eq!(places[1].late(0, now, |_| true), Some(Instead { fails: Some(node(0)), named: None }));
+        assert_eq!(places[2].late(0, now, |_| true).unwrap().named.unwrap().id, node(1));
         assert_eq!(places[3].name(now, |_| true).unwrap().id, node(1), "0 has failed two");
         let swarm = &mut swarms.bodies();
         let zero = swarm.swarms.get_mut(&BODY).unwrap().find(node(0)).unwrap();

@@ -130,6 +130,11 @@ pub enum FromGateway {
     ListEnds,
     /// The whole body follows, without messages.
     Plain,
+    /// This member has the piece that the client said was late, and is to be left alone.
+    Fails {
+        /// Which one.
+        id: NodeId,
+    },
     /// No more bytes of this piece come, because the client has cancelled it.
     Cancelled {
         /// The number of the piece.
@@ -180,6 +185,7 @@ const ALONE: u8 = 4;
 const LIST_ENDS: u8 = 5;
 const BODY: u8 = 6;
 const CANCELLED: u8 = 7;
+const FAILS: u8 = 8;
 const WANT: u8 = 1;
 const ASK: u8 = 2;
 const HAVE: u8 = 3;
@@ -214,6 +220,10 @@ impl FromGateway {
             Self::Alone => out.put_u8(ALONE),
             Self::ListEnds => out.put_u8(LIST_ENDS),
             Self::Plain => out.put_u8(BODY),
+            Self::Fails { id } => {
+                out.put_u8(FAILS);
+                out.put_slice(&id.0);
+            }
             Self::Cancelled { index } => {
                 out.put_u8(CANCELLED);
                 out.put_u32(*index);
@@ -242,6 +252,7 @@ impl FromGateway {
             MEMBER => 35,
             ALONE | LIST_ENDS | BODY => 1,
             CANCELLED => 5,
+            FAILS => 17,
             _ => return Err(Malformed),
         };
         if buffer.len() < length {
@@ -272,6 +283,7 @@ impl FromGateway {
             }
             ALONE => Self::Alone,
             LIST_ENDS => Self::ListEnds,
+            FAILS => Self::Fails { id: NodeId(array(&mut message)) },
             CANCELLED => Self::Cancelled { index: message.get_u32() },
             _ => Self::Plain,
         }))
@@ -359,6 +371,7 @@ mod tests {
             FromGateway::ListEnds,
             FromGateway::Plain,
             FromGateway::Cancelled { index: 8 },
+            FromGateway::Fails { id: NodeId([5; 16]) },
         ]
     }
 

