@@ -224,6 +224,9 @@ impl Session {
                 let is_from_here = self.given.iter().any(|index| index + 1 == count);
                 self.place.has(count, is_from_here, Instant::now());
             }
+            FromClient::Late { index } if index >= count => {
+                return Err(End::Broken("a piece that the body does not have is late"));
+            }
             FromClient::Late { index } => {
                 if let Some(instead) = self.place.late(index, Instant::now(), is_allowed) {
                     instead.fails.into_iter().for_each(|id| FromGateway::Fails { id }.write(&mut self.out));

@@ -1,0 +1,154 @@
+use super::*;
+
+const BODY: u64 = 7;
+
+fn node(number: u8) -> NodeId {
+    NodeId([number; 16])
+}
+
+fn enter(swarms: &Arc<Swarms>, number: u8) -> Place {
+    swarms.enter(BODY, node(number), Some(IpAddr::from([10, 0, 0, number])), Some(7420))
+}
+
+fn name(place: &Place) -> Option<u8> {
+    place.name(Instant::now(), |_| true).map(|named| named.id.0[0])
+}
+
+#[test]
+fn the_first_one_gets_the_body_from_the_gateway_and_the_others_form_a_tree_behind_it() {
+    let swarms = Arc::<Swarms>::default();
+    let places: Vec<_> = (0..50).map(|number| enter(&swarms, number)).collect();
+    let parents: Vec<_> = places.iter().map(name).collect();
+    assert_eq!(parents[0], None);
+    let mut children = [0; 50];
+    for (number, parent) in parents.iter().enumerate().skip(1) {
+        let parent = usize::from(parent.unwrap());
+        assert!(parent < number);
+        children[parent] += 1;
+    }
+    assert!(children.iter().all(|count| *count <= CHILDREN), "{children:?}");
+    let bodies = swarms.bodies();
+    assert!(bodies.swarms[&BODY].members.iter().all(|member| member.depth <= 5));
+}
+
+#[test]
+fn nobody_waits_for_one_that_waits_for_it() {
+    let swarms = Arc::<Swarms>::default();
+    let (one, two) = (enter(&swarms, 1), enter(&swarms, 2));
+    assert_eq!((name(&one), name(&two)), (None, Some(1)));
+    two.failed(node(1), Instant::now());
+    assert_eq!(name(&two), None);
+    assert_eq!(name(&one), None, "two came later");
+    two.complete();
+    assert_eq!(name(&one), Some(2), "but it waits for nobody any more");
+}
+
+#[test]
+fn of_all_that_wait_those_behind_the_one_that_hangs_are_sent_elsewhere_and_it_is_not_named() {
+    let swarms = Arc::<Swarms>::default();
+    let places: Vec<_> = (0..8).map(|number| enter(&swarms, number)).collect();
+    let parents: Vec<_> = places.iter().map(name).collect();
+    assert_eq!(parents, [None, Some(0), Some(0), Some(1), Some(2), Some(1), Some(2), Some(3)]);
+    let late = |number: usize, now| {
+        places[number].late(0, now, |_| true).map(|instead| instead.named.map(|named| named.id.0[0]))
+    };
+    let now = Instant::now() + STUCK;
+    assert_eq!(late(7, now), None, "the first one gets nothing yet, and no other one could");
+    places[0].has(2, true, now);
+    assert_eq!(late(7, now), Some(Some(0)), "3 waits for 1, which hangs, and 0 has a place in its stead");
+    assert_eq!(late(3, now), Some(Some(0)));
+    places[3].has(2, false, now);
+    assert_eq!(late(5, now), Some(Some(3)));
+    // 1 is named again once it goes on.
+    places[1].has(3, true, now);
+    assert_eq!(late(5, now + STUCK), Some(Some(1)));
+}
+
+#[test]
+fn whoever_has_a_piece_and_does_not_give_it_is_left_and_is_not_named_until_somebody_gets_one() {
+    let swarms = Arc::<Swarms>::default();
+    let places: Vec<_> = (0..4).map(|number| enter(&swarms, number)).collect();
+    let _: Vec<_> = places.iter().map(name).collect();
+    let now = Instant::now();
+    places[0].has(1, true, now);
+    assert!(places[1].late(0, now, |_| true).is_none(), "it may be on its way");
+    places[0].has(3, true, now);
+    assert_eq!(places[1].late(0, now, |_| true), Some(Instead { fails: Some(node(0)), named: None }));
+    assert_eq!(places[2].late(0, now, |_| true).unwrap().named.unwrap().id, node(1));
+    assert_eq!(places[3].name(now, |_| true).unwrap().id, node(1), "0 has failed two");
+    let swarm = &mut swarms.bodies();
+    let zero = swarm.swarms.get_mut(&BODY).unwrap().find(node(0)).unwrap();
+    assert_eq!(zero.failed, 2);
+}
+
+#[test]
+fn a_piece_of_any_number_may_be_said_to_be_late() {
+    let swarms = Arc::<Swarms>::default();
+    let (one, two) = (enter(&swarms, 1), enter(&swarms, 2));
+    let _ = (name(&one), name(&two));
+    one.complete();
+    assert!(two.late(u32::MAX, Instant::now(), |_| true).is_some());
+}
+
+#[test]
+fn turns_go_to_those_nearest_to_the_gateway_one_after_the_other_and_nobody_keeps_one_by_taking_nothing() {
+    let swarms = Arc::<Swarms>::default();
+    let places: Vec<_> = (0..4).map(|number| enter(&swarms, number)).collect();
+    let _: Vec<_> = places.iter().map(name).collect();
+    let mut now = Instant::now();
+    let waiting: Vec<_> = places.iter().map(Place::wait).collect();
+    assert!(waiting[0].take(now).is_some(), "it has no member to ask");
+    assert!(waiting[3].take(now).is_none() && waiting[2].take(now).is_none());
+    let turn = waiting[1].take(now).unwrap();
+    assert!(waiting[2].take(now).is_none());
+    drop(turn);
+    let turn = waiting[2].take(now).unwrap();
+    now += Duration::from_secs(1);
+    turn.takes(1000, now);
+    assert!(waiting[3].take(now).is_none());
+    now += Duration::from_secs(5);
+    assert!(waiting[3].take(now).is_some());
+}
+
+#[test]
+fn whoever_has_it_all_is_named_until_its_link_ends_and_whoever_has_a_part_only_while_it_gets_more() {
+    let swarms = Arc::<Swarms>::default();
+    let (one, two) = (enter(&swarms, 1), enter(&swarms, 2));
+    one.complete();
+    drop((one, two));
+    let three = enter(&swarms, 3);
+    assert_eq!(name(&three), Some(1));
+    assert_eq!(three.name(Instant::now(), |id| id != node(1)), None, "it was removed from the group");
+    swarms.forget(node(1));
+    assert_eq!(name(&three), None);
+}
+
+#[test]
+fn whoever_serves_nothing_or_has_failed_two_clients_is_not_named() {
+    let swarms = Arc::<Swarms>::default();
+    let mute = swarms.enter(BODY, node(1), Some(IpAddr::from([10, 0, 0, 1])), None);
+    mute.complete();
+    let bad = enter(&swarms, 2);
+    bad.complete();
+    let others: Vec<_> = (3..6).map(|number| enter(&swarms, number)).collect();
+    assert_eq!(name(&others[0]), Some(2));
+    others[0].failed(node(2), Instant::now());
+    assert_eq!((name(&others[0]), name(&others[1])), (None, Some(2)));
+    others[1].failed(node(2), Instant::now());
+    assert_eq!(name(&others[2]), Some(3));
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let swarms = Arc::<Swarms>::default();
+    for body in 0..2 * MOST_BODIES as u64 {
+        drop(swarms.enter(body, node(1), None, None));
+        swarms.enter(body, node(1), None, Some(1)).complete();
+    }
+    for number in 0..2 * MOST_MEMBERS as u128 {
+        let id = NodeId(number.to_be_bytes());
+        swarms.enter(u64::MAX, id, None, Some(1)).complete();
+    }
+    let bodies = swarms.bodies();
+    assert_eq!((bodies.swarms.len(), bodies.swarms[&u64::MAX].members.len()), (MOST_BODIES, MOST_MEMBERS));
+}
