@@ -3,9 +3,11 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::time::Instant;
 
 use super::error::RedirectError;
 use super::interface::{self, INTERFACE};
+use super::owner::{END, POLL};
 use super::program::run;
 use super::rules::{ANY, Maker, OF_NODE, TABLE};
 use crate::sys::process;
@@ -71,13 +73,22 @@ pub(super) fn remove_all() -> Result<(), RedirectError> {
     interface::remove()
 }
 
-/// Fails where a running node keeps its rules: nobody else can change them, or it would install them again.
+/// Fails where a running node keeps its rules: nobody else can change them, or it would install them again. Those of a node that was
+/// killed a moment ago, and is started anew, are waited for: they go with the process that owns them.
 pub(super) fn refuse_another_keeper() -> Result<(), RedirectError> {
-    match installed()?.map(|installed| installed.maker) {
-        Some(maker @ (Maker::Node(process) | Maker::Owner(process))) if maker.is_alive() => {
-            Err(RedirectError::Kept(process))
+    let until = Instant::now() + END;
+    loop {
+        match installed()?.map(|installed| installed.maker) {
+            Some(Maker::Owner(process))
+                if Instant::now() < until && !process::is_running(process, PROGRAM) =>
+            {
+                std::thread::sleep(POLL);
+            }
+            Some(maker @ (Maker::Node(process) | Maker::Owner(process))) if maker.is_alive() => {
+                return Err(RedirectError::Kept(process));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 

@@ -15,9 +15,9 @@ const PROGRAM: &str = "nft";
 /// The deadline for one change. It takes a few milliseconds.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long the process may take to end.
-const END: Duration = Duration::from_secs(2);
+pub(super) const END: Duration = Duration::from_secs(2);
 /// Interval between two looks at whether it has ended.
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 
 /// The process.
 #[derive(Debug)]
