@@ -8,7 +8,7 @@ use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
@@ -67,6 +67,9 @@ fn neighbour(host: &Host, address: impl Into<IpAddr>) {
     let listener = host.inside(|| TcpListener::bind((address, PORT))).unwrap();
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
+            // What nobody has read when the connection ends resets it.
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
             let from = from.ip().to_string();
             let length = from.len();
             let _ = write!(
