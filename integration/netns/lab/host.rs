@@ -209,7 +209,8 @@ impl Host {
     /// Limits what it sends on the LAN to this rate, as `tc` writes it.
     pub(crate) fn limit(&self, rate: &str) {
         let mut tc = self.command("tc");
-        tc.args(format!("qdisc add dev lan root tbf rate {rate} burst 256kbit latency 100ms").split(' '));
+        // A smaller burst than a whole segment of 64 KiB would make the kernel cut each into packets, which a network card does.
+        tc.args(format!("qdisc add dev lan root tbf rate {rate} burst 1mbit latency 100ms").split(' '));
         self.output(tc).success();
     }
 

@@ -54,7 +54,7 @@ fn try_enter() -> Result<(), String> {
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
         .map_err(|e| format!("cannot make the mounts private: {e}"))?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=75%"))
         .map_err(|e| format!("cannot mount a tmpfs over /run: {e}"))?;
     for target in links.into_iter().flatten().filter(|target| target.starts_with("/run")) {
         fs::create_dir_all(target.parent().unwrap()).and_then(|()| fs::write(&target, "")).unwrap();

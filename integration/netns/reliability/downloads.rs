@@ -5,9 +5,12 @@ use crate::lab::files::Files;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::{START, join, laneway, state, up};
 use crate::lab::origin::{choices, sha256};
-use crate::lab::process::Process;
+use crate::lab::process::Output;
 use crate::lab::{Host, Lab};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
@@ -19,15 +22,38 @@ const LINE: &str = "qdisc add dev out root tbf rate 20mbit burst 32kbit latency 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Downloads the files from number `first` on, one after the other.
-fn start(host: &Host, first: u64, count: u64) -> Process {
-    let mut curl = host.command("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "600", "--proxy", "http://127.0.0.1:1080"]);
-    curl.arg(format!("http://10.88.0.100/f/[{first}-{}]", first + count - 1));
-    host.spawn(curl)
+fn words(first: u64, count: u64) -> Vec<String> {
+    let files = format!("http://10.88.0.100/f/[{first}-{}]", first + count - 1);
+    let curl = "curl --silent --show-error --max-time 600 --proxy http://127.0.0.1:1080".split(' ');
+    curl.map(str::to_owned).chain([files]).collect()
 }
 
 fn whole(files: &Files, first: u64, count: u64) -> Vec<u8> {
     (first..first + count).flat_map(|number| files.content(number).to_vec()).collect()
+}
+
+/// Downloads the files from number `first` on with all these hosts at once. Returns how long that took, without the start of so many
+/// programs on one machine.
+fn together(hosts: &[Host], first: u64) -> (Duration, Vec<Output>) {
+    let gate = hosts[0].directory().join("gate");
+    mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let downloads = hosts.iter().map(|host| {
+        let mut shell = host.command("bash");
+        shell.args(["-c", r#"echo waiting >&2; : < "$0"; exec "$@""#]).arg(&gate).args(words(first, FILES));
+        host.spawn(shell)
+    });
+    let mut downloads: Vec<_> = downloads.collect();
+    for download in &mut downloads {
+        download.wait_for_line("waiting", START);
+    }
+    let started = Instant::now();
+    let _open = File::options().read(true).write(true).open(&gate).unwrap();
+    for download in &mut downloads {
+        download.wait(PATIENCE * 5);
+    }
+    let took = started.elapsed();
+    fs::remove_file(&gate).unwrap();
+    (took, downloads.into_iter().map(|download| download.finish(PATIENCE)).collect())
 }
 
 /// 100 clients that start together take hardly longer than one, and each file crosses the line once.
@@ -45,15 +71,10 @@ pub(super) fn one_download_for_all(lab: &Lab, report: &mut Report) {
     let mut nodes: Vec<_> = crowd.iter().map(|host| up(host, &options)).collect();
     nodes.iter_mut().for_each(|node| drop(node.wait_for_line("link up", START * 6)));
 
-    let started = Instant::now();
-    start(&crowd[0], 1, FILES).finish(PATIENCE * 5).success();
-    let one = started.elapsed();
+    let one = together(&crowd[..1], 1).0;
     let before = files.sent();
     let expected = sha256(&whole(&files, 101, FILES));
-    let started = Instant::now();
-    let all: Vec<_> = crowd.iter().map(|host| start(host, 101, FILES)).collect();
-    let outputs: Vec<_> = all.into_iter().map(|download| download.finish(PATIENCE * 5)).collect();
-    let together = started.elapsed();
+    let (all, outputs) = together(&crowd, 101);
     let wrong = outputs
         .iter()
         .filter(|output| !output.status.success() || sha256(&output.stdout) != expected)
@@ -61,7 +82,7 @@ pub(super) fn one_download_for_all(lab: &Lab, report: &mut Report) {
     let unique = FILES * MIB as u64;
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let (sent, ratio) =
-        ((files.sent() - before) as f64 / unique as f64, together.as_secs_f64() / one.as_secs_f64());
+        ((files.sent() - before) as f64 / unique as f64, all.as_secs_f64() / one.as_secs_f64());
     report.figure("clients, files of 1 MiB", format_args!("{}, {FILES}", crowd.len()));
     report.none("wrong downloads", wrong);
     report.must(
