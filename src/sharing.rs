@@ -77,7 +77,8 @@ impl Holdings {
     /// When the directory cannot be used.
     pub fn open(directory: &Path, limit: u64, memory: &Budget) -> std::io::Result<Arc<Self>> {
         let most = memory.limit() / INDEX_PART;
-        let store = Store::open(directory, limit, most as u64, memory.reserve())?;
+        // Machines often share one image that is larger than everything else: it may take all there is.
+        let store = Store::open_for(directory, (limit, limit), most as u64, memory.reserve())?;
         let index = Mutex::new(Index { memory: memory.reserve(), ..Index::default() });
         let most = (most / ENTRY_MEMORY).max(64);
         let holdings = Arc::new(Self { store, index, most, arrived: Notify::new() });

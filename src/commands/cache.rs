@@ -2,11 +2,14 @@
 //! beside a running node it is the node that removes them.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::{beside, hung, progress, say};
+use super::{ask, beside, hung, progress, say};
 use crate::cache::inspect::{Checked, Directory};
 use crate::cache::policy;
 use crate::cache::store::Used;
@@ -16,7 +19,7 @@ use crate::failure::printable;
 use crate::gateway::options::CACHE;
 use crate::problem::Problem;
 use crate::sharing;
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, quoted};
 use crate::telemetry::report;
 
 /// How long a running node may take to remove one batch, or to say how its responses were used.
@@ -93,6 +96,7 @@ struct NamedStore {
     store: Stores,
     /// The name of its directory.
     name: &'static str,
+    path: PathBuf,
     directory: Directory,
 }
 
@@ -122,15 +126,16 @@ impl<'a> Here<'a> {
     fn of(state: &'a StateDir) -> Result<Self, Problem> {
         let places = [(Stores::Cache, CACHE), (Stores::PeerCache, sharing::DIRECTORY)];
         let places = places.map(|(store, name)| {
-            let directory = Directory::new(&state.path().join(name));
-            NamedStore { store, name, directory }
+            let path = state.path().join(name);
+            let directory = Directory::new(&path);
+            NamedStore { store, name, path, directory }
         });
         let mut here = Self { state, places: Vec::new() };
         for place in places {
             match place.directory.lock() {
                 Ok(_) => here.places.push(place),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(unreadable(error)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(place.unreadable(error)),
             }
         }
         if here.places.is_empty() {
@@ -145,7 +150,7 @@ impl<'a> Here<'a> {
     fn list(&self, pattern: Option<&str>, json: bool) -> Result<(), Problem> {
         let (now, mut rows) = (SystemTime::now(), Vec::new());
         for place in &self.places {
-            if place.store == Stores::Cache && place.directory.lock().map_err(unreadable)?.is_none() {
+            if place.store == Stores::Cache && place.lock()?.is_none() {
                 // One that does not answer has written them before.
                 control::ask(self.state, Ask::SaveUses, NOTICE)?;
             }
@@ -164,6 +169,7 @@ impl<'a> Here<'a> {
                 Some(pattern) => format!("No stored response matches '{}'.", printable(pattern)),
                 None => "Nothing is stored.".into(),
             });
+            self.say_unused();
             return Ok(());
         }
         let sum = |rows: &[Row]| {
@@ -189,6 +195,13 @@ impl<'a> Here<'a> {
             say(format!("{}, {}", report::counted(kept.len() as u64, "file"), report::bytes(size)));
         }
         Ok(())
+    }
+
+    /// Says in which of these directories the node that runs with them can store nothing.
+    fn say_unused(&self) {
+        let proxies = control::running_proxies(self.state.path()).unwrap_or_default();
+        let seen = proxies.into_iter().find_map(|proxy| ask::snapshot(ask::reachable(proxy)).ok());
+        seen.iter().flat_map(|seen| &seen.unused).for_each(|directory| say(report::unused(directory)));
     }
 
     fn remove(&self, pattern: Option<&str>) -> Result<(), Problem> {
@@ -241,6 +254,7 @@ impl<'a> Here<'a> {
             }
             let verb = if count == 1 { "is" } else { "are" };
             say(format!("{} {verb} intact, {}.", report::counted(count, "response"), report::bytes(size)));
+            self.say_unused();
         }
         match damaged.len() {
             0 => Ok(()),
@@ -254,11 +268,16 @@ impl<'a> Here<'a> {
     fn remove_all(&self, place: &NamedStore, ids: &[u64]) -> Result<(), Problem> {
         for batch in ids.chunks(BATCH) {
             // While it is locked here, no node begins to use it.
-            let lock = place.directory.lock().map_err(unreadable)?;
+            let lock = place.lock()?;
             if lock.is_some() {
-                batch.iter().for_each(|id| place.directory.remove(*id));
+                batch
+                    .iter()
+                    .try_for_each(|id| place.directory.remove(*id))
+                    .map_err(|error| place.fixed(error))?;
             } else if !control::ask(self.state, Ask::Remove(place.store, batch), NOTICE)? {
                 return Err(hung::with(self.state, NOTICE, ""));
+            } else if batch.iter().any(|id| place.directory.stored(*id).is_some()) {
+                return Err(place.fixed(io::ErrorKind::PermissionDenied.into()));
             }
         }
         Ok(())
@@ -266,16 +285,37 @@ impl<'a> Here<'a> {
 }
 
 impl NamedStore {
+    /// Locks it; `None` while a node uses it.
+    fn lock(&self) -> Result<Option<File>, Problem> {
+        self.directory.lock().map_err(|error| self.unreadable(error))
+    }
+
+    /// The problem that files in it cannot be removed.
+    fn fixed(&self, error: io::Error) -> Problem {
+        let path = printable(&quoted(&self.path));
+        Problem::new(format!("not everything could be removed from {path}")).because(error).hint(format!(
+            "run it as root or as the user of the node; 'ls -laR {path}' shows whose the files are"
+        ))
+    }
+
+    fn unreadable(&self, error: io::Error) -> Problem {
+        let path = printable(&quoted(&self.path));
+        let hint = match error.kind() {
+            io::ErrorKind::NotADirectory => format!(
+                "move {path} away: a node needs a directory there, which it makes when it starts again"
+            ),
+            io::ErrorKind::PermissionDenied => "run it as root, or as the user of the node".into(),
+            _ => format!("'ls -la {path}' shows what is there"),
+        };
+        Problem::new(format!("{path}, where responses are stored, cannot be read")).because(error).hint(hint)
+    }
+
     /// The responses whose URL matches, all without a pattern.
     fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
         let all = self.directory.ids().into_iter();
         let stored = all.filter_map(|id| Some((id, self.directory.stored(id)?)));
         stored.filter(|(_, stored)| pattern.is_none_or(|pattern| is_named(pattern, &stored.uri))).collect()
     }
-}
-
-fn unreadable(error: std::io::Error) -> Problem {
-    Problem::new("the cache cannot be read").because(error)
 }
 
 fn row(store: &'static str, (id, stored): (u64, Stored), uses: &HashMap<u64, Used>, now: SystemTime) -> Row {

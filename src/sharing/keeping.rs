@@ -114,3 +114,27 @@ impl Drop for Keeping {
         self.holdings.store.later(move |_| end());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::memory::Budget;
+
+    #[tokio::test]
+    async fn one_download_may_take_all_that_is_kept_for_others() {
+        const LIMIT: u64 = 1 << 22;
+        let directory = tempfile::tempdir().unwrap();
+        let holdings = Holdings::open(&directory.path().join("kept"), LIMIT, &Budget::new(1 << 24)).unwrap();
+        for (total, is_kept) in [(LIMIT, true), (LIMIT + 1, false)] {
+            let keeping =
+                Keeping::new(&holdings, Stored::of_body("http://h/f".into(), total, SystemTime::now()));
+            assert_eq!(keeping.is_on(), is_kept, "{total}");
+            if is_kept {
+                let whole = Bytes::from(vec![7; usize::try_from(total).unwrap()]);
+                assert!(keeping.keep(0, whole).await, "{total}");
+            }
+        }
+    }
+}

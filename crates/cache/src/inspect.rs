@@ -116,7 +116,10 @@ impl Directory {
     }
 
     /// Removes the response `id` from a store that no process has open.
-    pub fn remove(&self, id: u64) {
-        store::remove_files(&self.0, id);
+    ///
+    /// # Errors
+    /// When a file of it cannot be removed.
+    pub fn remove(&self, id: u64) -> io::Result<()> {
+        store::remove_files(&self.0, id)
     }
 }

@@ -71,6 +71,8 @@ const FILE_COST: u64 = 4096;
 pub struct Store {
     directory: PathBuf,
     limit: u64,
+    /// The most bytes that one body may take.
+    largest: u64,
     most_entries: u64,
     hasher: RandomState,
     next_id: AtomicU64,
@@ -122,12 +124,26 @@ pub struct Size {
 }
 
 impl Store {
-    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes on the disk. Its index
-    /// takes at most `memory` bytes, which count in `reserve`. What was stored before is found after [`Store::load`].
+    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes on the disk, of which one body
+    /// takes at most half. Its index takes at most `memory` bytes, which count in `reserve`. What was stored before is found after
+    /// [`Store::load`].
     ///
     /// # Errors
     /// When the directory cannot be used, or another process uses it.
     pub fn open(directory: &Path, limit: u64, memory: u64, reserve: Reserve) -> io::Result<Arc<Self>> {
+        Self::open_for(directory, (limit, limit / 2), memory, reserve)
+    }
+
+    /// The same for bodies of at most `largest` bytes each.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_for(
+        directory: &Path,
+        (limit, largest): (u64, u64),
+        memory: u64,
+        reserve: Reserve,
+    ) -> io::Result<Arc<Self>> {
         files::private_directory(directory)?;
         let lock = match files::open(&directory.join("lock")) {
             Ok(lock) => lock,
@@ -143,6 +159,7 @@ impl Store {
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             limit,
+            largest,
             hot: Mutex::new(Hot::new(most_hot, reserve.beside())),
             unwritten: Mutex::new(Unwritten::new(
                 usize::try_from(memory).unwrap_or(usize::MAX),
@@ -532,10 +549,10 @@ impl Store {
         self.remove_files(id);
     }
 
-    /// Whether a body of `length` bytes may be stored: one does not take more than half of the store.
+    /// Whether a body of `length` bytes may be stored.
     #[must_use]
     pub fn admits(&self, length: u64) -> bool {
-        length <= self.limit / 2
+        length <= self.largest
     }
 
     /// Whether the disk has room for `length` more bytes.
@@ -648,7 +665,9 @@ impl Store {
 
     fn remove_files(&self, id: u64) {
         self.unwritten().forget(id);
-        remove_files(&self.directory, id);
+        if let Err(error) = remove_files(&self.directory, id) {
+            tracing::debug!(%error, id, "a stored response cannot be removed");
+        }
         self.hot().forget(id);
     }
 

@@ -95,10 +95,10 @@ pub(super) fn make_folders(directory: &Path) -> io::Result<()> {
 }
 
 /// Removes all files of the response `id`.
-pub(crate) fn remove_files(directory: &Path, id: u64) {
-    for kind in ["head", "body", SMALL, "new"] {
-        let _ = std::fs::remove_file(path(directory, id, kind));
-    }
+pub(crate) fn remove_files(directory: &Path, id: u64) -> io::Result<()> {
+    let removed = ["head", "body", SMALL, "new"].map(|kind| std::fs::remove_file(path(directory, id, kind)));
+    let is_wrong = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
+    removed.into_iter().find_map(|removed| removed.err().filter(is_wrong)).map_or(Ok(()), Err)
 }
 
 /// Whether there is metadata of the response `id`.
