@@ -27,11 +27,12 @@ use crate::wire::resume::Point;
 const MOST_UNWANTED: u64 = 64 * 1024 * 1024;
 /// What is hardly anything, in bytes.
 const HARDLY: u64 = 1024 * 1024;
-/// With so many readers, parts shorter than this are gathered for this time: each reader is woken, and seals and sends, for each part.
-/// A hundred readers of a line of 20 Mbit/s, whose packets come one by one, took most of a processor for that.
+/// With so many readers, what comes is gathered for this time, unless more than so many bytes come in it: each reader is woken, and
+/// seals and sends, for each part. A hundred readers of a line of 20 Mbit/s, whose packets come one by one, took most of a processor
+/// for that. The bytes are what the receive window of a new connection holds, so that no line becomes slower.
 const MANY: usize = 8;
-const SMALL: usize = 16 * 1024;
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(15);
+const MOST_GATHERED: usize = 64 * 1024;
 /// How often a fetch goes on in a row although nothing came.
 const MOST_FRUITLESS: u32 = 3;
 
@@ -76,6 +77,30 @@ impl Attempts {
         }
         self.failed += 1;
         Ok(())
+    }
+}
+
+/// Decides after each part whether more is to come before the next one.
+struct Pauses {
+    since: Instant,
+    bytes: usize,
+    is_slow: bool,
+}
+
+impl Pauses {
+    fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0, is_slow: false }
+    }
+
+    /// Whether to pause after a part of `count` bytes: the line has brought little lately.
+    fn after(&mut self, count: usize, now: Instant) -> bool {
+        self.bytes += count;
+        let passed = now.duration_since(self.since);
+        if passed >= GATHER {
+            self.is_slow = self.bytes as u128 * GATHER.as_nanos() < MOST_GATHERED as u128 * passed.as_nanos();
+            (self.since, self.bytes) = (now, 0);
+        }
+        self.is_slow
     }
 }
 
@@ -190,6 +215,7 @@ impl Fetch {
         planned: &Planned,
     ) -> Result<Bytes, Cut> {
         let (mut attempts, mut waiting) = (Attempts::default(), Waiting::default());
+        let mut pauses = Pauses::new(Instant::now());
         loop {
             let next = match self.next(body, (&mut *server, &mut rest), planned, &mut waiting).await {
                 Next::Came(next) => next,
@@ -230,8 +256,7 @@ impl Fetch {
                     attempts.failed = 0;
                     let (count, memory) = (bytes.len(), memory_of(bytes.len()));
                     body.push(bytes, memory, draft).await;
-                    // Each of many readers passes on each part by itself.
-                    if count < SMALL && body.readers() >= MANY {
+                    if pauses.after(count, Instant::now()) && body.readers() >= MANY {
                         sleep(GATHER).await;
                     }
                 }
@@ -331,5 +356,33 @@ async fn abandoned(body: &Growing, left: Option<u64>, first: &mut Option<Instant
             return;
         }
         sleep_until(until).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_slow_line_is_waited_for() {
+        // In bytes each time, milliseconds between two parts, and whether there are pauses in the end.
+        for (count, every, expected) in [
+            (1448, 1, true),
+            (37_500, 15, true),
+            (60_000, 15, true),
+            (70_000, 15, false),
+            (64 * 1024, 1, false),
+            (256 * 1024, 16, false),
+            (1448, 0, false),
+        ] {
+            let mut now = Instant::now();
+            let mut pauses = Pauses::new(now);
+            let mut pause = false;
+            for _ in 0..100 {
+                now += Duration::from_millis(every);
+                pause = pauses.after(count, now);
+            }
+            assert_eq!(pause, expected, "{count} bytes each {every} ms");
+        }
     }
 }
