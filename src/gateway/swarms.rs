@@ -5,7 +5,7 @@
 mod turns;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,8 +16,10 @@ use tokio::time::timeout_at;
 use self::turns::{Ended, Turns};
 use crate::wire::id::NodeId;
 
-/// Maximum number of bodies; the one that was asked for least recently is forgotten.
-const MOST_BODIES: usize = 256;
+/// Maximum number of bodies; the one of which least was heard lately is forgotten.
+const MOST_BODIES: usize = 1024;
+/// Maximum number of bodies of one member; it is forgotten where it came first.
+const MOST_EACH: usize = 64;
 /// Maximum number of members of one body.
 const MOST_MEMBERS: usize = 1024;
 /// Maximum number of members of all bodies together, about 4 MiB.
@@ -31,6 +33,9 @@ const STUCK: Duration = Duration::from_secs(2);
 const MOST_ABOVE: usize = 64;
 /// Whoever has failed this many clients is not named any more.
 const MOST_FAILED: usize = 2;
+/// A member has failed a client that has got this many pieces in a row from the gateway instead, however little it says that it has:
+/// the nearer a member is to the gateway, the sooner it gets a piece from there.
+const MOST_ALONE: u32 = 2;
 /// How many clients a member is kept from that it has given nothing, and how long.
 const MOST_AVOIDING: usize = 16;
 const AVOIDED: Duration = Duration::from_secs(30);
@@ -43,6 +48,8 @@ pub struct Swarms(Mutex<Bodies>);
 struct Bodies {
     /// By the id in the store.
     swarms: HashMap<u64, Swarm>,
+    /// Where each member is, in the order in which it came last.
+    places: HashMap<NodeId, VecDeque<u64>>,
     clock: u64,
 }
 
@@ -79,6 +86,8 @@ struct Member {
     /// Whom it was sent to last, and how many members are between it and the gateway.
     parent: Option<NodeId>,
     depth: u32,
+    /// How many pieces in a row it has got from the gateway since it was sent there.
+    alone: u32,
     /// How many clients have got nothing from it, although it has what they asked for, since another one got something.
     failed: usize,
     /// The clients that got nothing from it, and until when they are not sent to it.
@@ -150,6 +159,7 @@ impl Swarms {
             let oldest = others.min_by_key(|(_, swarm)| swarm.used).map(|(id, _)| *id);
             oldest.and_then(|oldest| bodies.swarms.remove(&oldest));
         }
+        bodies.note_place(member, body);
         let swarm = bodies.swarms.entry(body).or_default();
         swarm.used = clock;
         swarm.enter(member, at);
@@ -160,6 +170,7 @@ impl Swarms {
     /// Forgets a member whose link has ended.
     pub(crate) fn forget(&self, member: NodeId) {
         let mut bodies = self.bodies();
+        bodies.places.remove(&member);
         bodies.swarms.retain(|_, swarm| {
             swarm.members.retain(|known| known.id != member);
             !swarm.members.is_empty()
@@ -167,11 +178,34 @@ impl Swarms {
     }
 
     fn with<T>(&self, body: u64, use_it: impl FnOnce(&mut Swarm) -> T) -> Option<T> {
-        self.bodies().swarms.get_mut(&body).map(use_it)
+        let mut bodies = self.bodies();
+        bodies.clock += 1;
+        let clock = bodies.clock;
+        let swarm = bodies.swarms.get_mut(&body)?;
+        swarm.used = clock;
+        Some(use_it(swarm))
     }
 
     fn bodies(&self) -> MutexGuard<'_, Bodies> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bodies {
+    /// Notes that a member gets this body. One member that gets many must not make those of others be forgotten.
+    fn note_place(&mut self, member: NodeId, body: u64) {
+        let places = self.places.entry(member).or_default();
+        places.retain(|known| *known != body);
+        places.push_back(body);
+        let first = if places.len() > MOST_EACH { places.pop_front() } else { None };
+        if let Some(first) = first
+            && let Some(swarm) = self.swarms.get_mut(&first)
+        {
+            swarm.members.retain(|known| known.id != member);
+            if swarm.members.is_empty() {
+                self.swarms.remove(&first);
+            }
+        }
     }
 }
 
@@ -188,6 +222,8 @@ impl Swarm {
             let idle = self.members.iter().position(|known| known.open == 0);
             self.members.swap_remove(idle.unwrap_or(0));
         }
+        // Whoever comes anew, or again, has had as many turns as the one that has had fewest.
+        let turns = self.members.iter().filter(|known| known.open > 0).map(|known| known.turns).min();
         self.members.push(Member {
             id,
             at,
@@ -200,10 +236,11 @@ impl Swarm {
             is_stuck: false,
             parent: None,
             depth: 0,
+            alone: 0,
             failed: 0,
             avoiding: Vec::new(),
             waiting: 0,
-            turns: 0,
+            turns: turns.unwrap_or(0),
             is_slow: false,
         });
     }
@@ -248,6 +285,7 @@ impl Swarm {
         asker.moved = now;
         asker.parent = best.map(|(_, named, _)| named.id);
         asker.depth = best.map_or(0, |(_, _, depth)| depth + 1);
+        asker.alone = 0;
         best.map(|(_, named, _)| named)
     }
 
@@ -266,8 +304,14 @@ impl Swarm {
     /// if that has less than the client, otherwise the first one above it that could have got more than it has. Returns whether the
     /// client is to be sent to another member: all others wait for one that is.
     fn is_late(&mut self, asker: NodeId, index: u32, now: Instant) -> bool {
-        let Some(Member { parent: Some(parent), count: own, .. }) = self.find(asker) else { return false };
-        let (parent, own) = (*parent, *own);
+        let Some(Member { parent: Some(parent), count: own, alone, .. }) = self.find(asker) else {
+            return false;
+        };
+        let (parent, own, alone) = (*parent, *own, *alone);
+        if alone >= MOST_ALONE {
+            self.failed(parent, asker, true, now);
+            return true;
+        }
         let mut at = parent;
         for _ in 0..MOST_ABOVE {
             let Some(known) = self.find(at) else { return at == parent };
@@ -390,6 +434,7 @@ impl Place {
         self.with(|swarm| {
             let Some(known) = swarm.find(self.member).filter(|known| count > known.count) else { return };
             (known.count, known.counted, known.moved, known.is_stuck) = (count, now, now, false);
+            known.alone = if is_from_gateway { known.alone + 1 } else { 0 };
             let parent = known.parent.filter(|_| !is_from_gateway);
             parent.and_then(|parent| swarm.find(parent)).into_iter().for_each(|known| known.failed = 0);
         });
@@ -497,8 +542,9 @@ impl Drop for Place {
             if let Some(known) = swarm.members.iter_mut().find(|known| known.id == self.member) {
                 known.open = known.open.saturating_sub(1);
             }
-            // Whoever has only a part is of no use to others, who would wait for the rest.
-            swarm.members.retain(|known| known.open > 0 || known.is_complete);
+            // Whoever has only a part is of no use to others, who would wait for the rest. Who has failed others is not forgiven for
+            // coming anew.
+            swarm.members.retain(|known| known.open > 0 || known.is_complete || known.failed >= MOST_FAILED);
         });
     }
 }

@@ -109,10 +109,11 @@ impl Members {
         if known.state().alone_until.is_some_and(|until| Instant::now() < until) {
             return Err(Failed::LeftAlone);
         }
+        let begun = Instant::now();
         let got = loop {
             let asked = Instant::now();
             match timeout(LATE, self.fetch(&known, (id, at), hash, length, &heard)).await {
-                Ok(Err(Failed::NotYet)) if asked.elapsed() >= NOT_YET => {}
+                Ok(Err(Failed::NotYet)) if asked.elapsed() >= NOT_YET && begun.elapsed() < LATE => {}
                 Ok(got) => break got,
                 Err(_late) => break Err(Failed::Gone),
             }

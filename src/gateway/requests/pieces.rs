@@ -22,6 +22,10 @@ use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway, MOST_DATA, MOST_WANTED, Offer};
 
+/// How many bytes of messages are written before they are sent, and how many hashes are among them at most: nobody accounts for them.
+const MOST_SAID: usize = 16 * 1024;
+const MOST_LISTED: usize = 256;
+
 /// Where a body comes from.
 pub(super) enum Source {
     /// It is being fetched. The reader keeps the fetch going.
@@ -110,13 +114,18 @@ impl Stream<'_> {
         let (store, account) = (self.cache.store.clone(), self.asker.account.clone());
         let (mut from, mut to) = self.asker.halves()?;
         loop {
-            while let Some(message) =
-                FromClient::read(from.buffer).map_err(|_malformed| End::Broken("a malformed message"))?
+            while session.out.len() < MOST_SAID
+                && let Some(message) =
+                    FromClient::read(from.buffer).map_err(|_malformed| End::Broken("a malformed message"))?
             {
                 session.take(&message, count, &is_allowed)?;
             }
+            let has_more = session.out.len() >= MOST_SAID;
             if !session.out.is_empty() {
                 to.send(session.out.split().freeze()).await?;
+            }
+            if has_more {
+                continue;
             }
             session.begin(total, &account)?;
             if session.is_plain && session.sending.is_none() {
@@ -151,12 +160,16 @@ impl Stream<'_> {
 }
 
 impl Source {
-    /// The hashes after the first `known`; none when there will be no more.
+    /// The next hashes after the first `known`; none when there will be no more.
     async fn listed(&self, known: Option<usize>) -> Vec<Listed> {
         let known = known.unwrap_or(0);
         match self {
-            Self::Growing { body, .. } => body.listed(known).await,
-            Self::Stored(_, pieces) => pieces.get(known..).unwrap_or_default().to_vec(),
+            Self::Growing { body, .. } => {
+                let mut listed = body.listed(known).await;
+                listed.truncate(MOST_LISTED);
+                listed
+            }
+            Self::Stored(_, pieces) => pieces.iter().skip(known).take(MOST_LISTED).copied().collect(),
         }
     }
 }

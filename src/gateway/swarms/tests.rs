@@ -139,11 +139,60 @@ fn whoever_serves_nothing_or_has_failed_two_clients_is_not_named() {
 }
 
 #[test]
+fn a_member_that_claims_only_what_its_clients_have_and_gives_nothing_is_left() {
+    let swarms = Arc::<Swarms>::default();
+    let liar = enter(&swarms, 1);
+    let others: Vec<_> = (2..5).map(|number| enter(&swarms, number)).collect();
+    let now = Instant::now();
+    let (mut has, mut left) = (1, 0);
+    liar.has(has, true, now);
+    for other in &others {
+        other.has(has, true, now);
+        if name(other) != Some(1) {
+            left += 1;
+            continue;
+        }
+        // It takes what it gets from the gateway, so that it does not seem to be stuck.
+        let before = has;
+        let instead = loop {
+            liar.takes(now);
+            match other.late(has, now, |_| true) {
+                Some(instead) => break instead,
+                None => has += 1,
+            }
+            other.has(has, true, now);
+            liar.has(has, true, now);
+        };
+        assert_eq!((has - before, instead.fails), (MOST_ALONE, None), "it says that it has nothing more");
+        assert_ne!(instead.named.map(|named| named.id), Some(node(1)));
+    }
+    assert_eq!(left, 1, "two clients are enough");
+    drop(liar);
+    let again = enter(&swarms, 1);
+    again.has(7, true, now);
+    let new = enter(&swarms, 9);
+    assert_ne!(name(&new), Some(1), "it is not forgiven for coming anew");
+}
+
+#[test]
+fn a_member_of_many_bodies_makes_no_other_ones_forgotten() {
+    let swarms = Arc::<Swarms>::default();
+    let first = enter(&swarms, 1);
+    first.has(1, true, Instant::now());
+    for body in 1000..1000 + 2 * MOST_BODIES as u64 {
+        swarms.enter(body, node(7), None, Some(1)).complete();
+    }
+    assert_eq!(swarms.bodies().swarms.len(), 1 + MOST_EACH);
+    assert_eq!(name(&enter(&swarms, 2)), Some(1));
+}
+
+#[test]
 fn what_is_remembered_is_bounded() {
     let swarms = Arc::<Swarms>::default();
+    let many = |number: u64| NodeId((1 << 64 | u128::from(number / MOST_EACH as u64)).to_be_bytes());
     for body in 0..2 * MOST_BODIES as u64 {
-        drop(swarms.enter(body, node(1), None, None));
-        swarms.enter(body, node(1), None, Some(1)).complete();
+        drop(swarms.enter(body, many(body), None, None));
+        swarms.enter(body, many(body), None, Some(1)).complete();
     }
     for number in 0..2 * MOST_MEMBERS as u128 {
         let id = NodeId(number.to_be_bytes());

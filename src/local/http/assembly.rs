@@ -15,8 +15,8 @@ const WINDOW: u32 = 4;
 /// How long the member may send nothing of the piece that the app waits for before the gateway is told; after the same time once more
 /// it is asked for the piece as well. At least, at most, and this many times as long as pieces from members took lately.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
-const MOST_PATIENCE: Duration = Duration::from_secs(30);
-const PATIENCE: u32 = 4;
+const MOST_PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: u32 = 6;
 /// After this many times as long the gateway is asked for the piece even if the member sends something.
 const LONGEST: u32 = 4;
 /// A member is measured by this many pieces, and by `AGAIN` times as many once it was compared. If a piece takes longer than
@@ -56,6 +56,10 @@ struct Slot {
     length: usize,
     /// The whole piece.
     ready: Option<Bytes>,
+    /// When the member was asked for it first, or has sent something of it last, whatever else it has answered; and how often it was
+    /// late since then.
+    waits: Option<Instant>,
+    late: u32,
 }
 
 /// A piece that a member was asked for.
@@ -65,8 +69,6 @@ struct Fetching {
     since: Instant,
     /// When bytes of it came last.
     heard: Instant,
-    /// How often it was late since then.
-    late: u32,
 }
 
 /// What the gateway still has to send of a piece.
@@ -228,18 +230,18 @@ impl Assembly {
             if slot.ready.is_some() || slot.from_own {
                 continue;
             }
-            if let Some(fetching) = self.fetching.get_mut(&index) {
-                if is_next && now >= fetching.late_at(next_since, patience) {
-                    fetching.late += 1;
+            if is_next && slot.waits.is_some() {
+                if now >= slot.late_at(next_since, patience) {
+                    slot.late += 1;
                     actions.push(Action::Late(index));
                 }
-                let is_wanted = fetching.late > 1 || now >= next_since + patience * LONGEST;
-                if is_next && is_wanted && !slot.from_gateway && may_owe {
+                let is_wanted = slot.late > 1 || now >= next_since + patience * LONGEST;
+                if is_wanted && !slot.from_gateway && may_owe {
                     actions.push(self.want(index));
+                    continue;
                 }
-                continue;
             }
-            if slot.from_gateway {
+            if slot.from_gateway || self.fetching.contains_key(&index) {
                 continue;
             }
             match (hash, self.member) {
@@ -248,7 +250,8 @@ impl Assembly {
                     actions.push(Action::Own(index, hash));
                 }
                 (Some(hash), Some((member, at))) => {
-                    self.fetching.insert(index, Fetching { member, since: now, heard: now, late: 0 });
+                    self.fetching.insert(index, Fetching { member, since: now, heard: now });
+                    slot.waits.get_or_insert(now);
                     actions.push(Action::Member(index, hash, member, at));
                     if may_owe && self.speed.takes_sample(index, now) {
                         actions.push(self.want(index));
@@ -305,8 +308,8 @@ impl Assembly {
     /// When [`Assembly::actions`] has something new to say, if nothing comes.
     pub(super) fn wakes(&self) -> Option<Instant> {
         let slot = self.slots.get(&self.next).filter(|slot| slot.ready.is_none())?;
-        let (fetching, next_since) = (self.fetching.get(&self.next)?, self.next_since?);
-        let late_at = fetching.late_at(next_since, self.patience());
+        let next_since = self.next_since.filter(|_| self.fetching.contains_key(&self.next))?;
+        let late_at = slot.late_at(next_since, self.patience());
         // While it owes too much, what the gateway says next is waited for.
         let may_ask = !slot.from_gateway && self.owed.len() < sharing::MOST_WANTED;
         let longest = may_ask.then(|| next_since + self.patience() * LONGEST);
@@ -327,6 +330,7 @@ impl Assembly {
     /// What the member still gives is taken, but nobody waits for it.
     fn leave(&mut self) {
         self.stale.extend(self.fetching.drain().map(|(index, _)| index));
+        self.slots.values_mut().for_each(|slot| (slot.waits, slot.late) = (None, 0));
     }
 
     /// Notes that the member has sent something of the piece `index`.
@@ -335,7 +339,8 @@ impl Assembly {
             && fetching.member == member
             && fetching.heard < at
         {
-            (fetching.heard, fetching.late) = (at, 0);
+            fetching.heard = at;
+            self.slots.get_mut(&index).into_iter().for_each(|slot| (slot.waits, slot.late) = (Some(at), 0));
         }
     }
 
@@ -353,8 +358,10 @@ impl Assembly {
             self.fetching.remove(&index);
             if piece.is_some() {
                 let took = now.saturating_duration_since(since);
-                self.took = if self.took.is_zero() { took } else { (self.took * 7 + took) / 8 };
-                self.speed.came(index, took / self.window, self.list_has_ended);
+                // As many are on their way at the same time.
+                let each = took / self.window;
+                self.took = if self.took.is_zero() { each } else { (self.took * 7 + each) / 8 };
+                self.speed.came(index, each, self.list_has_ended);
             }
         }
         self.stale.remove(&index);
@@ -439,10 +446,10 @@ impl Assembly {
     }
 }
 
-impl Fetching {
+impl Slot {
     /// When it is late, or is so again.
     fn late_at(&self, next_since: Instant, patience: Duration) -> Instant {
-        self.heard.max(next_since) + patience * (self.late + 1)
+        self.waits.map_or(next_since, |waits| waits.max(next_since)) + patience * (self.late + 1)
     }
 }
 

@@ -99,6 +99,22 @@ fn of_a_member_that_sends_nothing_the_gateway_is_told_first_and_then_asked_for_t
 }
 
 #[test]
+fn a_member_that_answers_again_and_again_that_it_has_the_piece_not_yet_is_late_all_the_same() {
+    let mut assembly = listed();
+    assembly.named(Some(at(1)));
+    let begun = Instant::now();
+    let (mut now, mut late) = (begun, 0);
+    while late < 2 {
+        let actions = assembly.actions(now, false, nothing);
+        late += actions.iter().filter(|action| **action == Action::Late(0)).count();
+        assert_eq!(actions.contains(&Action::Gateway(0)), late == 2, "{late} {actions:?}");
+        now += Duration::from_millis(500);
+        assert!(now < begun + LEAST_PATIENCE * 3, "it never is");
+        assert!(!assembly.came(0, Some(at(1).0), None, now));
+    }
+}
+
+#[test]
 fn a_gateway_that_confirms_nothing_that_was_cancelled_is_waited_for() {
     let mut assembly = Assembly::new(40 * PIECE).unwrap();
     let hash = pieces::hash(&piece(0));
