@@ -21,6 +21,11 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// How often somebody who waits for an answer looks whether others wait in vain, too, or the gateway has lost its way out.
 pub(super) const RECHECK: Duration = Duration::from_secs(1);
 
+/// The same for somebody who has waited for so long already: thousands of idle tunnels may.
+pub(super) fn recheck_after(waited: Duration) -> Duration {
+    (waited / 10).clamp(RECHECK, 3 * RECHECK)
+}
+
 /// What connections met, and what follows from it for the ranking.
 pub(super) struct Outcomes {
     results: Mutex<Results>,

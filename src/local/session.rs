@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::beside::Waiting;
-use super::outcomes::{Outcomes, RECHECK, SILENCE};
+use super::outcomes::{Outcomes, RECHECK, SILENCE, recheck_after};
 use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
 use crate::copy;
@@ -299,7 +299,7 @@ async fn answered_beside(
         let answered = routes.answered_beside(waiting, since + idles, replayable, &is_asked);
         let changed = async {
             while replayable() == sent {
-                sleep(RECHECK).await;
+                sleep(recheck_after(since.elapsed())).await;
             }
         };
         tokio::select! {
@@ -332,7 +332,7 @@ async fn until_cut_off(
         if moved.received == 0 && routes.is_cut_off(id, gateway, target) {
             return true;
         }
-        sleep(RECHECK).await;
+        sleep(recheck_after(begun.elapsed())).await;
     }
     false
 }

@@ -114,10 +114,12 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, handshake: limits, account } = app;
     let id = local.next_id();
     let record = Record::of_app(&local.telemetry, id, "socks5", peer.to_string());
-    let port = socket.local_addr().ok();
+    // Who logs in counts only where somebody has to.
+    let are_needed = local.logins.are_needed();
+    let port = if are_needed { socket.local_addr().ok() } else { None };
     let mut reader = BufReader::with_capacity(BUFFER, socket);
     let admit = |name: &[u8], password: &[u8]| local.logins.admit(peer.login_source(port), name, password);
-    let admit: Option<&Admit<'_>> = if local.logins.are_needed() { Some(&admit) } else { None };
+    let admit: Option<&Admit<'_>> = if are_needed { Some(&admit) } else { None };
     let command = limits.within(handshake(&mut reader, admit)).await;
     drop(limits);
     let early = Bytes::copy_from_slice(reader.buffer());

@@ -23,8 +23,9 @@ use self::other as system;
 use self::other_end::OtherEnd;
 
 /// The pause before the first look at the other socket, and after it. Most servers answer the end of one direction with that of the
-/// other one, so that nobody needs to look; and a process that ends closes its sockets one after the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// other one, so that nobody needs to look, also where many connections end at once; and a process that ends closes its sockets one
+/// after the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
 /// The longest pause between two looks, which cost some microseconds each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between keepalive probes to another machine. Its system answers for a closed socket about a minute long
