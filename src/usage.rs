@@ -99,7 +99,13 @@ pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -
         ErrorKind::MissingSubcommand => {
             let names = at.command.get_subcommands().filter(|known| !known.is_hide_set());
             let names: Vec<_> = names.map(Command::get_name).collect();
-            invalid(format!("one of {} is missing", names.join(", ")), None, &at.lists_commands())
+            match names.is_empty() {
+                // What looks like one is the value of an option.
+                true => invalid("the command is missing".into(), None, "'laneway --help' lists the commands"),
+                false => {
+                    invalid(format!("one of {} is missing", names.join(", ")), None, &at.lists_commands())
+                }
+            }
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = named.unwrap_or_default();

@@ -74,7 +74,7 @@ fn a_second_group_is_refused_by_init_and_by_join_in_the_same_words() {
         let output = machine.laneway(command);
         output.failed(
             2,
-            &["error: this machine is already in the group \"lan\"", "hint: 'laneway invite' prints"],
+            &["error: this machine is already in the group \"lan\"", "hint: 'laneway invite --state "],
         );
         assert!(output.stderr.contains(&kept), "{output}");
     }

@@ -335,7 +335,7 @@ fn a_second_init_on_the_first_machine_advises_invite() {
     let output = machine.laneway(["init"]);
     output.failed(
         2,
-        &["error: this machine is already in the group \"lan\"", "hint: 'laneway invite' prints a line"],
+        &["error: this machine is already in the group \"lan\"", "hint: 'laneway invite --state "],
     );
 }
 

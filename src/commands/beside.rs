@@ -242,10 +242,16 @@ pub fn refuse_beside_node(state: &StateDir) -> Result<(), Problem> {
     }
 }
 
+/// Whether this user can make the directory: one above it is theirs, as it is not where they have no home.
+fn can_be_made(directory: &Path) -> bool {
+    let above = directory.ancestors().find(|above| above.exists());
+    above.is_some_and(|above| users::owner_of(above) == users::own())
+}
+
 /// The problem of a user who wants a node of their own.
 fn second_node(beside: &Beside) -> Result<Problem, Problem> {
     let own = StateDir::default_path()?;
-    let own = quoted(&own);
+    let own = if can_be_made(&own) { quoted(&own) } else { "DIR".into() };
     let of_it = match (beside, std::env::args().nth(1).as_deref()) {
         (_, Some("ca")) => format!("'{}' is for that one", beside.command()),
         (Beside::Node { .. }, _) => "'laneway status' shows it, and 'laneway run -- CMD' uses it".to_owned(),

@@ -42,6 +42,8 @@ pub enum GroupError {
         directory: PathBuf,
         /// Whether it holds the group's key.
         holds_key: bool,
+        /// The option that commands need for that directory ([`laneway_sys::state::StateDir::option`]).
+        option: String,
     },
     /// A group's key without the group: an interrupted `init`, or a key copied here by hand.
     #[error("{} exists, but its group does not", quoted(file))]
@@ -72,14 +74,16 @@ impl GroupError {
                 let directory = quoted(file.parent().unwrap_or(file));
                 Some(format!("restore it, or move {directory} away and join the group again"))
             }
-            Self::AlreadyMember { directory, holds_key, .. } => {
+            Self::AlreadyMember { directory, holds_key, option, .. } => {
                 let directory = quoted(directory);
                 Some(match holds_key {
                     true => format!(
-                        "'laneway invite' prints a line that lets another machine join it. For another group on this \
+                        "'laneway invite{option}' prints a line that lets another machine join it. For another group on this \
                          machine, stop laneway and move {directory} away, but keep it: it holds the group's key"
                     ),
-                    false => "'laneway up' starts this node; 'laneway leave' leaves the group".into(),
+                    false => format!(
+                        "'laneway up{option}' starts this node; 'laneway leave{option}' leaves the group"
+                    ),
                 })
             }
             Self::Leftover { file } => {

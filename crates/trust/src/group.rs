@@ -255,7 +255,7 @@ pub fn refuse_second_group(state: &StateDir) -> Result<(), GroupError> {
     match read_json::<GroupFile>(state, GROUP)? {
         Some(GroupFile { name, .. }) => {
             let (directory, holds_key) = (state.path().to_owned(), state.stamp(CA_KEY).is_some());
-            Err(GroupError::AlreadyMember { name, directory, holds_key })
+            Err(GroupError::AlreadyMember { name, directory, holds_key, option: state.option() })
         }
         None => Ok(()),
     }

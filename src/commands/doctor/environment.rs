@@ -81,7 +81,7 @@ impl Settings {
                     found.push(
                         Finding::wrong(Layer::Environment, what)
                             .because("software connects to that server directly, and cannot reach it")
-                            .hint(format!("export {name}='localhost,127.0.0.1,::1', or {SET}")),
+                            .hint(format!("export {name}='{}'", without(&value, server))),
                     );
                 }
             }
@@ -159,6 +159,14 @@ fn elsewhere(who: &str, value: &str, path: &Path, then: &str) -> Finding {
     Finding::wrong(Layer::Environment, format!("{who} uses {value}, which is not the node on this machine"))
         .because(format!("set in {}", quoted(path)))
         .hint(format!("change it there, then '{then}'"))
+}
+
+/// The entries of a list of exceptions that do not cover this server.
+fn without(list: &str, server: &Target) -> String {
+    let entries = list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty());
+    let kept: String = entries.filter(|entry| !excludes(entry, server)).collect::<Vec<_>>().join(",");
+    // The text goes to a terminal, between quotation marks.
+    kept.chars().filter(|c| !c.is_control() && *c != '\'').collect()
 }
 
 /// Whether a proxy's address, as software is configured with it, is one of the node's.
@@ -315,6 +323,18 @@ mod tests {
             ("192.168.0.0/16", "10.0.0.5:80"),
         ] {
             assert!(!excludes(entry, &target(server)), "{entry} {server}");
+        }
+    }
+
+    #[test]
+    fn the_other_exceptions_are_kept() {
+        let server = target("10.0.0.5:80");
+        for (list, kept) in [
+            ("localhost, 10.0.0.0/8,.corp", "localhost,.corp"),
+            ("10.0.0.5", ""),
+            ("a.corp 10.0.0.5:80 it's", "a.corp,its"),
+        ] {
+            assert_eq!(without(list, &server), kept, "{list}");
         }
     }
 
