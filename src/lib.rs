@@ -15,6 +15,7 @@ pub mod live;
 pub mod local;
 pub mod outlet;
 pub mod own_addresses;
+pub mod own_network;
 pub mod peering;
 pub mod problem;
 pub mod redirect;

@@ -65,6 +65,8 @@ impl View {
         let links = self.client.links.up().borrow().clone();
         let (counts, clients) = self.gateway.served.busiest(MOST_CLIENTS);
         let telemetry = &self.shared.telemetry;
+        let trouble = self.client.links.idle_trouble();
+        let in_use = trouble.is_none() && !*self.client.is_gateway.borrow();
         let words = |values: Vec<(&'static str, u64)>| {
             values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()
         };
@@ -79,8 +81,12 @@ impl View {
             servers: self.gateway.servers.borrow().iter().map(Target::to_string).collect(),
             rules: self.gateway.rules(),
             unreached: self.gateway.unreached(),
-            gateways: self.gateways(&links, now),
-            links: links.iter().enumerate().map(|(place, link)| link_seen(place, link)).collect(),
+            gateways: self.gateways(&links, in_use, now),
+            links: links
+                .iter()
+                .enumerate()
+                .map(|(place, link)| link_seen(place == 0 && in_use, link))
+                .collect(),
             clients,
             clients_in_all: counts.links,
             clients_silent: counts.silent,
@@ -106,12 +112,7 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             cache: words(telemetry.cache.values()),
             cache_saved: telemetry.cache_saved.value(),
-            peers: PeersSeen {
-                pieces: words(telemetry.pieces.values()),
-                received: telemetry.peer_received.value(),
-                served: telemetry.peer_served.value(),
-                store: self.shared.holdings.as_ref().map(|holdings| store_seen(holdings.size())),
-            },
+            peers: self.peers(words(telemetry.pieces.values())),
             fronts: self.fronts(),
             fronts_checked: telemetry
                 .fronts
@@ -133,8 +134,18 @@ impl View {
                 .map(IpAddr::to_string)
                 .collect(),
             discovery_signatures: telemetry.discovery.signatures.value(),
-            trouble: self.client.links.idle_trouble(),
+            trouble,
             events: telemetry.journal.latest(MOST_EVENTS),
+        }
+    }
+
+    fn peers(&self, pieces: Vec<Counted>) -> PeersSeen {
+        let telemetry = &self.shared.telemetry;
+        PeersSeen {
+            pieces,
+            received: telemetry.peer_received.value(),
+            served: telemetry.peer_served.value(),
+            store: self.shared.holdings.as_ref().map(|holdings| store_seen(holdings.size())),
         }
     }
 
@@ -179,9 +190,8 @@ impl View {
         }
     }
 
-    fn gateways(&self, links: &[Link], now: Instant) -> Vec<GatewaySeen> {
-        let goes_direct = *self.client.is_gateway.borrow();
-        let is_cut_off = self.client.links.idle_trouble().is_some();
+    /// `in_use` when new connections go over the first link.
+    fn gateways(&self, links: &[Link], in_use: bool, now: Instant) -> Vec<GatewaySeen> {
         let link_to = |gateway: &Gateway| {
             links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
         };
@@ -195,10 +205,11 @@ impl View {
             let link = link_to(gateway);
             let state = gateway.state(now);
             // The last announcement of a silent gateway is out of date.
-            let advert = gateway.advert.as_ref().filter(|_| state.is_some());
+            let last_advert = gateway.advert.as_ref();
+            let advert = last_advert.filter(|_| state.is_some());
             let round_trip = link.and_then(|link| link.state.round_trip()).or(gateway.round_trip);
             let id = gateway.id.or(link.map(|link| link.gateway.id)).or(gateway.announced);
-            let in_use = links.first().filter(|_| !goes_direct && !is_cut_off);
+            let used = links.first().filter(|_| in_use);
             GatewaySeen {
                 id: id.map(|id| id.short()),
                 name: id.and_then(|id| self.shared.telemetry.names.known(id)),
@@ -211,7 +222,8 @@ impl View {
                     (None, None) => "silent",
                 }
                 .into(),
-                is_used: in_use.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
+                last_state: last_advert.filter(|_| state.is_none()).map(|advert| advert.state.word().into()),
+                is_used: used.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
                 is_suspect: gateway.suspect_until(now).is_some() || link.is_some_and(Link::is_suspect),
                 paused_for: self.client.links.paused_for(gateway, now).map(|left| left.as_secs_f64()),
                 reach: advert.map(|advert| advert.reach.word().into()),
@@ -267,12 +279,12 @@ fn one_each(ranked: Vec<Gateway>, links: &[Link], now: Instant) -> Vec<(Gateway,
     each
 }
 
-fn link_seen(place: usize, link: &Link) -> LinkSeen {
+fn link_seen(in_use: bool, link: &Link) -> LinkSeen {
     let (sent, received) = link.state.moved();
-    let state = match place {
+    let state = match in_use {
         _ if link.is_suspect() => "suspect",
-        0 => "active",
-        _ => "standby",
+        true => "active",
+        false => "standby",
     };
     LinkSeen {
         id: link.gateway.id.short(),

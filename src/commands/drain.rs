@@ -92,7 +92,7 @@ impl Drain {
         if !others {
             let _ = std::io::Write::write_all(
                 &mut std::io::stderr(),
-                b"warning: no other gateway is heard: clients have no way out until one is\n",
+                b"warning: no other gateway is ready to serve: clients have no way out until one is\n",
             );
         }
         self.finish(directory, seen)

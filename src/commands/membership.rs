@@ -15,6 +15,7 @@ use crate::failure::printable;
 use crate::link::tls::{self, words};
 use crate::mark;
 use crate::net::{self, Segments};
+use crate::own_network;
 use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
@@ -241,6 +242,9 @@ impl Join {
                 Ok(Some(signer)) => return Ok(signer),
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && own_port != 0 => own_port = 0,
                 Err(error) => {
+                    if let Some(own) = own_network::fault(&[]) {
+                        return Err(cut_off(own));
+                    }
                     return Err(Problem::new("discovery queries cannot be sent")
                         .because(error)
                         .hint("bring a network interface up, or give the address of the group's first machine: --gateway HOST:PORT"));
@@ -251,8 +255,18 @@ impl Join {
     }
 }
 
+/// The error when this machine itself is why nobody was asked.
+fn cut_off(own: String) -> Problem {
+    Problem::new("no machine was asked to accept this code")
+        .after(Problem::new(own))
+        .hint("connect this machine to the LAN, and run the same command again")
+}
+
 /// The error when no machine answered the query with a join code.
 fn nobody_admits(port: u16) -> Problem {
+    if let Some(own) = own_network::fault(&[]) {
+        return cut_off(own);
+    }
     let problem = Problem::new("no machine on this LAN accepts this code").after(Problem::new(
         "the machine that made it is off, a firewall or a router is in between, the two have different prefixes of the LAN, or the group's key \
          was moved to another machine",
@@ -331,7 +345,10 @@ async fn enrol(
              to run there",
         )
     };
-    let unconnected = |error: std::io::Error| failed(neighbour::in_words(signer, error));
+    let unconnected = |error: std::io::Error| match own_network::fault(&[signer]) {
+        Some(own) => cut_off(own),
+        None => failed(neighbour::in_words(signer, error)),
+    };
     let timed_out = || {
         let port = signer.port();
         let error = neighbour::in_words(signer, std::io::ErrorKind::TimedOut.into());

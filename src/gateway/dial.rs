@@ -212,7 +212,9 @@ pub(super) fn failure(target: &Target, error: &io::Error) -> Failure {
     let (kind, what) = match error.kind() {
         io::ErrorKind::ConnectionRefused => (Kind::Refused, "refused the connection"),
         io::ErrorKind::TimedOut => (Kind::ConnectTimeout, "did not answer"),
-        io::ErrorKind::NetworkUnreachable => (Kind::NetworkUnreachable, "is on a network without a route"),
+        io::ErrorKind::NetworkUnreachable => {
+            (Kind::NetworkUnreachable, "cannot be reached: there is no route to it")
+        }
         io::ErrorKind::HostUnreachable if let Some(why) = error.get_ref() => {
             let sentence = format!("{target} cannot be reached: {why}");
             return Failure::new(Kind::HostUnreachable, Side::Server, sentence);

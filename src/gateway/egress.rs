@@ -144,7 +144,7 @@ fn verdict_time(dialled: Duration) -> Duration {
 
 /// A failure that is due to a lost way out.
 fn lost(failure: &Failure) -> Failure {
-    let sentence = format!("the gateway has lost its way out: {failure}");
+    let sentence = format!("the gateway has no way out: {failure}");
     Failure::new(Kind::NoWayOut, Side::Gateway, sentence)
 }
 

@@ -101,7 +101,7 @@ impl Routes {
         id: u64,
         first: &Bytes,
     ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
-        let search = Search::begin(*self.hold.borrow());
+        let search = Search::begin(self.hold());
         let ask = |link, may_move| self.ask_to_open(link, may_move, transport, target, id, first.clone());
         let Some((link, tunnel)) = self.ask(Some(target), search, ask).await? else { return Ok(None) };
         self.links.has_way_out(&link.gateway);

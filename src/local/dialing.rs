@@ -80,6 +80,16 @@ pub(super) struct Situation<'a> {
     pub(super) now: Instant,
 }
 
+impl Situation<'_> {
+    /// Whether there is a link to a gateway that has not announced that it serves nobody.
+    fn is_served(&self) -> bool {
+        let is_leaving = |link: &UpLink| {
+            self.ranked.iter().any(|gateway| gateway.id == Some(link.gateway) && gateway.is_leaving())
+        };
+        !self.links.iter().all(is_leaving)
+    }
+}
+
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -257,7 +267,9 @@ impl Dialing {
         // An exhausted link is replaced by another one to the same gateway, also while that is leaving.
         let replaces = self.is_linked(gateway, links, true);
         let is_unknown = !gateway.was_heard && gateway.id.is_none();
-        if !links.is_empty() && !replaces && (gateway.is_leaving() || is_unknown) {
+        // While nobody serves, the link to each tells at once when it is gone.
+        let is_of_no_use = || gateway.is_leaving() && situation.is_served();
+        if !links.is_empty() && !replaces && (is_unknown || is_of_no_use()) {
             return Verdict::Skip;
         }
         if let Some(until) = self.paused_until(gateway, now) {
@@ -334,6 +346,27 @@ impl Dialing {
         let id = self.identity(gateway);
         let mut links = links.iter().filter(|link| link.is_exhausted == exhausted);
         links.any(|link| link.address == gateway.address || Some(link.gateway) == id)
+    }
+}
+
+/// Of a gateway's addresses that are heard, one of the local link comes after the others: members behind it cannot be named to others,
+/// who would need the interface, too, and so would give nobody pieces of what they download.
+pub(super) fn link_local_last(known: &mut [KnownGateway]) {
+    let is_link_local =
+        |gateway: &KnownGateway| matches!(gateway.address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    for first in 0..known.len() {
+        if !is_link_local(&known[first]) || known[first].id.is_none() || known[first].state.is_none() {
+            continue;
+        }
+        let (id, state) = (known[first].id, known[first].state);
+        let is_better = |other: &KnownGateway| {
+            other.id == id && other.state.is_some() && !other.is_suspect && !is_link_local(other)
+        };
+        if let Some(better) = known[first + 1..].iter().position(is_better) {
+            known[first..=first + 1 + better].rotate_right(1);
+            // What it has announced last, which may not have come at this address yet.
+            known[first].state = state;
+        }
     }
 }
 

@@ -38,6 +38,13 @@ const MAX_WITHOUT_WAY_OUT: usize = 1024;
 /// How long gateways are linked although this node is one itself, after its own way out gave no answer.
 const BESIDE: Duration = Duration::from_secs(30);
 
+/// What a gateway has said on its link of why it takes no connections.
+struct Said {
+    address: SocketAddr,
+    why: String,
+    at: Instant,
+}
+
 /// Called with a gateway's address when a link to it is up, to remember it.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
 
@@ -55,9 +62,8 @@ pub struct Links {
     pub(super) outcomes: Outcomes,
     /// The dials that failed since the last link came up.
     attempts: Mutex<Attempts>,
-    /// The gateways that have no way out, or are in maintenance, with the address of the link and what each one said. They are
-    /// dialled again and again, and nothing of that is news.
-    without_way_out: Mutex<BTreeMap<NodeId, (SocketAddr, String)>>,
+    /// The gateways that have no way out, or are in maintenance, with what each one said. They are dialled again and again, and nothing of that is news.
+    without_way_out: Mutex<BTreeMap<NodeId, Said>>,
     /// Until when links are wanted although this node is a gateway.
     beside: watch::Sender<Option<Instant>>,
     machine: Arc<OwnAddresses>,
@@ -129,6 +135,11 @@ impl Links {
     /// Has gateways linked for a while although this node is one itself: its own way out gives no answer.
     pub(super) fn want_beside(&self) {
         self.beside.send_replace(Some(Instant::now() + BESIDE));
+    }
+
+    /// Whether this node was removed from the group: no gateway will ever accept it.
+    pub(super) fn is_removed(&self) -> bool {
+        self.credentials.membership.is_removed()
     }
 
     /// Whether a node was removed from the group.
@@ -250,6 +261,7 @@ impl Links {
         self.directory.forget(&|id| self.is_revoked(id));
         let known = self.directory.ranked(now);
         let mut known: Vec<_> = known.iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
+        dialing::link_local_last(&mut known);
         dialing::near_first(&mut known, &|ip| self.machine.shares_network_with(ip));
         dialing::doubted_last(&mut known, &|id| self.outcomes.doubts(id));
         dialing::leaving_last(&mut known, &|id| self.is_without_way_out(id));
@@ -391,7 +403,8 @@ impl Links {
         if without.len() >= MAX_WITHOUT_WAY_OUT {
             without.clear();
         }
-        if without.insert(gateway.id, (link.address, why.to_owned())).is_none() {
+        let said = Said { address: link.address, why: why.to_owned(), at: Instant::now() };
+        if without.insert(gateway.id, said).is_none() {
             limited!(
                 info,
                 gateway.id,
@@ -436,7 +449,7 @@ impl Links {
         }
         let sentence = attempts::in_words(name.as_deref(), &error, &reason);
         // What it said over its last link is out of date.
-        locked(&self.without_way_out).retain(|_, (last, _)| *last != address);
+        locked(&self.without_way_out).retain(|_, last| last.address != address);
         locked(&self.attempts).add(Attempt {
             address,
             gateway: gateway.id,

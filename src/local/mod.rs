@@ -20,7 +20,6 @@ pub mod logins;
 pub mod members;
 pub mod options;
 mod outcomes;
-mod own_network;
 pub mod page;
 mod pauses;
 pub mod pieces;

@@ -204,7 +204,7 @@ impl Routes {
         early: Bytes,
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
-        let search = Search::begin(*self.hold.borrow());
+        let search = Search::begin(self.hold());
         loop {
             if let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? {
                 tunnel.stream.charge_to(account);
@@ -355,12 +355,18 @@ impl Routes {
         !*self.is_gateway.borrow() && best(&self.links.up().borrow()).is_some()
     }
 
+    /// How long a connection waits for a gateway.
+    pub(super) fn hold(&self) -> Duration {
+        if self.links.is_removed() { Duration::ZERO } else { *self.hold.borrow() }
+    }
+
     /// The failure of a connection whose hold time is over. `lost` is what the last gateway said that had no way out.
     pub(super) fn no_gateway(&self, lost: Option<String>) -> Failure {
-        let held = self.hold.borrow().as_secs_f32();
+        let held = self.hold().as_secs_f32();
         let itself = (self.fault)().map(|fault| format!("; this machine has no way out itself: {fault}"));
         let itself = itself.unwrap_or_default();
         let sentence = match self.links.trouble().or(lost) {
+            Some(trouble) if held == 0.0 => format!("no gateway can be used: {trouble}{itself}"),
             Some(trouble) => format!("no gateway could be used within {held} s: {trouble}{itself}"),
             None if !itself.is_empty() => format!("no other gateway answered within {held} s{itself}"),
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),

@@ -87,8 +87,10 @@ pub async fn run(
         let Some(decision) = directory.decide(&own, now) else { return };
         uplink.want(decision.wanted, decision.advert.state);
         let before = announcements.borrow().as_ref().map(|before| before.advert.state);
-        // A node that has never been able to serve is silent, unless it was configured as a gateway.
-        if options.declared || before.is_some() || decision.advert.state != State::Withdrawn {
+        // A node that has never been able to serve is silent, unless it was configured as a gateway. One that was started in
+        // maintenance could serve.
+        let is_able = decision.advert.state != State::Withdrawn || own.in_maintenance && own.able;
+        if options.declared || before.is_some() || is_able {
             let state = decision.advert.state;
             if before != Some(state) {
                 limited!(info, NOBODY, state = state.word(), reach = reached.word(), "this node's state");

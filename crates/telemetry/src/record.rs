@@ -105,6 +105,7 @@ impl Record {
     /// Records that it was reset because of this `gateway`: `by` is one of [`Telemetry::cut`].
     pub fn cut(&self, by: &'static str, gateway: &str, why: &str) {
         self.telemetry.cut.one(by);
+        self.entry.iter().for_each(Entry::failed);
         self.telemetry.failed.note(&self.target, &format!("reset: {why}"));
         let text = format!("the connection to {} was reset: {why}", self.target);
         self.telemetry.note_about(by, Happening::Cut, gateway, text);

@@ -155,6 +155,7 @@ pub fn situation(snapshot: &Snapshot) -> String {
     };
     match (node.goes_direct, &snapshot.trouble, snapshot.links.first()) {
         (true, ..) => format!("{state}{}, {}", way_out(snapshot), clients(snapshot)),
+        (_, Some(trouble), _) if node.state.is_some() => format!("{state}no other gateway: {trouble}"),
         (_, Some(trouble), _) => format!("{state}no gateway: {trouble}"),
         (_, None, Some(link)) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, None, None) => match unreached(snapshot) {

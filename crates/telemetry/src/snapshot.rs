@@ -239,6 +239,8 @@ pub struct GatewaySeen {
     /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`); where nothing is heard of it, `linked` if
     /// there is a link to it, else `silent`.
     pub state: String,
+    /// The state that it announced last, where nothing is heard of it any more.
+    pub last_state: Option<String>,
     /// Whether new connections use it.
     pub is_used: bool,
     /// Whether it left a ping unanswered lately: it ranks behind the others.
@@ -475,6 +477,7 @@ fn example_gateway((id, state, is_used): (&str, &str, bool)) -> GatewaySeen {
         address: "10.77.0.21:7420".into(),
         other_addresses: vec!["[fe80::21%2]:7420".into()],
         state: state.into(),
+        last_state: None,
         is_used,
         is_suspect: false,
         paused_for: None,

@@ -3,12 +3,13 @@
 use nix::sys::signal::Signal;
 
 use super::curl::HTTP;
-use crate::lab::group::{START, laneway};
+use crate::lab::group::{START, join, laneway};
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 
 pub(super) const CASES: &[Case] = &[
     ("cut_off::a_machine_whose_cable_is_out_names_its_own_interface", a_machine_whose_cable_is_out),
+    ("cut_off::a_machine_that_joins_without_a_cable_is_told_so", a_machine_that_joins_without_a_cable),
     ("cut_off::a_gateway_that_was_stopped_is_said_to_have_stopped", a_gateway_that_was_stopped),
 ];
 
@@ -49,6 +50,24 @@ fn a_machine_whose_cable_is_out(lab: &Lab) {
     c1.ip("address flush dev lan");
     names("has no address");
     assert!(node.is_running());
+}
+
+fn a_machine_that_joins_without_a_cable(lab: &Lab) {
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1], &[]);
+    lab.plug("c1", false);
+    wait_until("the interface to lose its carrier", || {
+        let mut ip = c1.command("ip");
+        ip.args(["link", "show", "lan"]);
+        c1.output(ip).text().contains("NO-CARRIER")
+    });
+    let refused = laneway(&c1, &["join", &group.code]).stderr;
+    assert!(
+        refused.contains("its interface lan has no carrier") && !refused.contains("firewall"),
+        "{refused}"
+    );
+    lab.plug("c1", true);
+    join(&c1, &group.code);
 }
 
 fn a_gateway_that_was_stopped(lab: &Lab) {

@@ -144,7 +144,7 @@ fn the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart(lab: 
     let mut group = lab.group(&[&g1, &c1], &[]);
     let _client = group.client(&c1, &["--hold", "2"]);
     let output = laneway(&g1, &["drain"]).success();
-    assert!(output.stderr.contains("warning: no other gateway is heard"), "{output}");
+    assert!(output.stderr.contains("warning: no other gateway is ready to serve"), "{output}");
     let ask = || {
         c1.curl(&[&HTTP as &[&str], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat())
     };
@@ -152,9 +152,16 @@ fn the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart(lab: 
 
     group.gateway.signal(Signal::SIGTERM);
     group.gateway.wait(START);
-    let _again = up(&g1, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    // Without the role of a gateway it is one because it reaches the server.
+    let _again = up(&g1, &["--server", "10.88.0.100:80"]);
     let seen = status(&g1);
     assert!(seen.node.in_maintenance, "{:?}", seen.node);
+    wait_until("its own apps to go out as before", || status(&g1).node.goes_direct);
+    let own = [&HTTP[..], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat();
+    assert_eq!(g1.curl(&own).text(), "200");
+    wait_until("the client's status to say why nobody serves it", || {
+        laneway(&c1, &["status"]).text().contains("no gateway: gateway g1 is in maintenance")
+    });
     wait_until("the client to know why", || {
         let page = c1.curl(&[&HTTP as &[&str], &["http://10.88.0.100/"]].concat()).text();
         page.contains("in maintenance")

@@ -325,7 +325,7 @@ fn stay_withdrawn(open: &Open, url: &str, seen: &str) {
     for _ in 0..8 {
         let (status, body) = ends(&open.client, url);
         assert_eq!(status, "503", "{body}");
-        assert!(body.contains("has lost its way out") && body.contains(seen), "{body}");
+        assert!(body.contains("has no way out") && body.contains(seen), "{body}");
     }
     for (node, gateway) in open.nodes.iter().zip(&open.gateways) {
         assert!(!node.log().contains("a way out is there again"), "{}", node.log());

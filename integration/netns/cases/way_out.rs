@@ -118,7 +118,7 @@ fn without_any_the_reason_comes_after_the_hold_time(lab: &Lab) {
     open.gateways.iter().for_each(|gateway| gateway.ip("link set out down"));
     let (status, body) = open.get(URL);
     assert_eq!(status, 503, "{body}");
-    assert!(body.contains("has lost its way out") && body.contains("10.88.0.100:80"), "{body}");
+    assert!(body.contains("has no way out") && body.contains("10.88.0.100:80"), "{body}");
     open.nodes.iter_mut().for_each(|node| drop(node.wait_for_line("the way out is lost", NOTICED)));
     open.gateways.iter().for_each(|gateway| gateway.ip("link set out up"));
     wait_until("requests to succeed again", || open.get(URL).0 == 200);

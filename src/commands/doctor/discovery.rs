@@ -116,11 +116,21 @@ fn silent(survey: &Survey, node: &Node) -> Vec<Finding> {
         let (id, ago) = (gateway.id.as_ref()?, gateway.heard_ago?);
         (!answer.contains(id) && named.insert(id.clone())).then(|| {
             let who = format!("{} at {}", report::called(gateway), gateway.address);
-            let what = format!(
-                "{who} does not answer; the node that runs here heard it last {} ago: it is off, it hangs, or it was started in maintenance",
-                report::age(ago)
-            );
-            Finding::skipped(Layer::Discovery, what)
+            let ago = report::age(ago);
+            match gateway.last_state.as_deref() == Some(State::Draining.word()) {
+                true => Finding::skipped(
+                    Layer::Discovery,
+                    format!("{who} does not answer: {ago} ago it said that it stops or goes into maintenance"),
+                )
+                .hint("on that machine: laneway up"),
+                false => Finding::skipped(
+                    Layer::Discovery,
+                    format!(
+                        "{who} does not answer; the node that runs here heard it last {ago} ago: it is off, it hangs, or it was started in \
+                         maintenance"
+                    ),
+                ),
+            }
         })
     });
     heard.collect()

@@ -432,7 +432,7 @@ async fn partly(gateway: &Linked) -> Option<Finding> {
 async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
     let (name, on) = (gateway.name(), gateway.link.gateway.name.clone());
     let what = match gateway.about.as_ref().is_some_and(|about| about.servers.is_empty()) {
-        true => format!("{name} has lost its way out"),
+        true => format!("{name} has no way out"),
         false => format!("{name} does not reach its servers"),
     };
     let mut finding = Finding::wrong(Layer::Gateway, what);

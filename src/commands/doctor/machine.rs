@@ -117,7 +117,7 @@ async fn removed(state: &StateDir, group: &Group) -> Option<Finding> {
     let is_removed = group.update.revokes(group.node.id) || removal::is_removed(state, group).await;
     is_removed.then(|| {
         Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name))
-            .because("no gateway of the group accepts it, so its software has no way out")
+            .because("no other machine of the group accepts it any more")
             .hint(REMOVED)
     })
 }

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Maximum servers that are sent a request.
 const MAX_SERVERS: usize = 4;
-const NO_SERVER: &str = "there is no known server to send one to: 'laneway doctor --server HOST:PORT' tries the one that you name";
+const NO_SERVER: &str = "none was sent, because no server is known: 'laneway doctor --server HOST:PORT' tries the one that you name";
 
 /// What is known of this machine when the layers beyond it are checked.
 pub(super) struct Remote<'a> {

@@ -533,3 +533,29 @@ fn gateways_in_doubt_come_last_once_they_would_take_all_places() {
     assert_eq!(of(&[1, 2, 3, 4, 5, 6]), [7, 8, 1, 1, 2, 3, 4, 5, 6]);
     assert_eq!(of(&[1, 2, 3, 4, 5, 6, 7, 8]), [1, 1, 2, 3, 4, 5, 6, 7, 8]);
 }
+
+#[test]
+fn a_gateways_address_of_the_local_link_is_dialled_after_its_others_that_are_heard() {
+    let at = |ip: &str, id: u8, state| KnownGateway {
+        address: SocketAddr::new(ip.parse().unwrap(), 7420),
+        state,
+        ..heard(id, State::Active)
+    };
+    let (active, standby) = (Some(State::Active), Some(State::Standby));
+    let order = |ranked: &[KnownGateway]| {
+        let mut ranked = ranked.to_vec();
+        link_local_last(&mut ranked);
+        ranked.iter().map(|gateway| (gateway.address.ip().to_string(), gateway.state)).collect::<Vec<_>>()
+    };
+    let text = |ip: &str, state| (ip.to_owned(), state);
+    // Its newest announcement has come at one of them only.
+    let ranked = [at("fe80::1", 1, active), at("10.0.0.2", 2, standby), at("10.0.0.1", 1, standby)];
+    assert_eq!(
+        order(&ranked),
+        [text("10.0.0.1", active), text("fe80::1", active), text("10.0.0.2", standby)]
+    );
+    let silent = [at("fe80::1", 1, active), at("10.0.0.1", 1, None)];
+    assert_eq!(order(&silent), [text("fe80::1", active), text("10.0.0.1", None)]);
+    let of_another = [at("fe80::1", 1, active), at("10.0.0.2", 2, active)];
+    assert_eq!(order(&of_another), [text("fe80::1", active), text("10.0.0.2", active)]);
+}

@@ -29,7 +29,7 @@ impl NameServer {
     /// the answer only once all gateways that can be asked say so: each has name servers of its own.
     pub(super) async fn ask_gateway(&self, query: &Query) -> (Message, Option<NodeId>) {
         let routes = &self.local.routes;
-        let search = Search::begin((*routes.hold.borrow()).min(DEADLINE));
+        let search = Search::begin(routes.hold().min(DEADLINE));
         let bytes = Bytes::from(query.to_link());
         let unable = Unable::default();
         let asked = routes.ask(None, search, |link, may_move| {

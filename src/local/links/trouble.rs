@@ -1,11 +1,11 @@
 //! Why connections of apps get no further than to the links, in words.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Links, locked};
+use super::{Links, Said, locked};
 use crate::link::client::Link;
-use crate::local::own_network;
+use crate::own_network;
 use crate::peers::directory::Gateway;
 use crate::telemetry::report;
 use crate::wire::datagram::{Reach, State};
@@ -13,13 +13,22 @@ use crate::wire::id::NodeId;
 
 /// Maximum number of gateways whose trouble is told at a time.
 const MAX_TOLD: usize = 3;
+/// What a gateway has said on its link is outdated once it announces for so long that it serves.
+const OUTDATED: Duration = Duration::from_secs(5);
 
 impl Links {
     /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link to a
-    /// gateway that does not announce that it serves nobody.
+    /// gateway that has not said that it serves nobody, on a network that this machine is connected to.
     pub fn idle_trouble(&self) -> Option<String> {
-        let withdrawn = self.withdrawn(Instant::now());
-        let is_cut_off = |link: &Link| withdrawn.contains_key(&link.gateway.id);
+        let linked: Vec<_> = self.up.borrow().iter().map(|link| link.address).collect();
+        // A link outlives its cable until a ping has stayed unanswered.
+        if let Some(own) = own_network::fault(&linked).filter(|_| !linked.is_empty()) {
+            return Some(own);
+        }
+        let now = Instant::now();
+        let mut lost = self.withdrawn(now);
+        lost.extend(self.said_themselves(now));
+        let is_cut_off = |link: &Link| lost.contains_key(&link.gateway.id);
         self.up.borrow().iter().all(is_cut_off).then(|| self.trouble())?
     }
 
@@ -32,7 +41,7 @@ impl Links {
         }
         let mut lost = self.stopped(now);
         lost.extend(self.withdrawn(now));
-        lost.extend(locked(&self.without_way_out).iter().map(|(id, (_, why))| (*id, why.clone())));
+        lost.extend(self.said_themselves(now));
         let known: Vec<_> = lost.keys().copied().collect();
         let failed = locked(&self.attempts).telling(&known, now);
         let mut told: Vec<String> = lost.into_values().collect();
@@ -59,6 +68,21 @@ impl Links {
         let known = self.directory.ranked(now);
         let there = known.iter().filter(|gateway| self.is_there(gateway, now));
         self.told(there.filter_map(|gateway| Some((gateway.id?, announces(gateway, now)?))))
+    }
+
+    /// What gateways have said on their links, except those that announce since then that they serve.
+    fn said_themselves(&self, now: Instant) -> Vec<(NodeId, String)> {
+        let known = self.directory.ranked(now);
+        let serves = |id: NodeId, said: &Said| {
+            known.iter().any(|gateway| {
+                let is_new = gateway.heard.is_some_and(|heard| heard > said.at + OUTDATED);
+                let serves = matches!(gateway.state(now), Some(State::Active | State::Standby));
+                gateway.id == Some(id) && is_new && serves
+            })
+        };
+        let all = locked(&self.without_way_out);
+        let said = all.iter().filter(|(id, said)| !serves(**id, said));
+        said.map(|(id, said)| (*id, said.why.clone())).collect()
     }
 
     /// The gateways that are not there any more, and have announced that.

@@ -87,7 +87,7 @@ function header(seen) {
     : node.is_removed ? ["bad", "removed from the group: no member accepts its links"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
     : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, ${servedClients(seen)}`]
-    : trouble ? ["bad", `no gateway: ${trouble}`]
+    : trouble ? ["bad", `${node.state ? "no other gateway" : "no gateway"}: ${trouble}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : seen.servers.length > 0

@@ -7,7 +7,7 @@ use crate::net;
 
 /// Why this machine itself reaches none of these gateways, as a sentence that names its interfaces; `None` while it is connected to
 /// the network of one of them, or to any where none is known.
-pub(super) fn fault(gateways: &[SocketAddr]) -> Option<String> {
+pub fn fault(gateways: &[SocketAddr]) -> Option<String> {
     let interfaces = lan::interface_states().ok()?;
     let cut_off = cut_off(&interfaces, gateways, &|gateway| net::own_address_to(gateway).is_some())?;
     let each: Vec<_> = cut_off.into_iter().map(state).collect();
