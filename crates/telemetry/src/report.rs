@@ -160,8 +160,9 @@ pub fn situation(snapshot: &Snapshot) -> String {
         (_, None, Some(link)) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, None, None) => match unreached(snapshot) {
             Some(servers) => {
+                let them = if snapshot.servers.len() == 1 { "it" } else { "them" };
                 format!(
-                    "{state}no gateway to {servers} has answered yet, and this node cannot reach them either"
+                    "{state}no gateway to {servers} has answered yet, and this node cannot reach {them} either"
                 )
             }
             None => format!("{state}no gateway has answered yet"),
@@ -480,7 +481,7 @@ mod tests {
         snapshot.servers = vec!["10.0.0.5:80".into()];
         assert!(
             situation(&snapshot).ends_with(
-                "no gateway to 10.0.0.5:80 has answered yet, and this node cannot reach them either"
+                "no gateway to 10.0.0.5:80 has answered yet, and this node cannot reach it either"
             )
         );
         snapshot.node.goes_direct = true;

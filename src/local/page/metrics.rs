@@ -36,7 +36,9 @@ pub fn text(snapshot: &Snapshot) -> String {
     page.sample(&[], u8::from(node.is_removed));
     page.gauge("node_state", "1 for the state of this node as a gateway.");
     for state in &STATES[..4] {
-        page.sample(&[("state", state)], u8::from(node.state.as_deref() == Some(state)));
+        // Nobody takes a node that was removed for a gateway.
+        let is_it = !node.is_removed && node.state.as_deref() == Some(state);
+        page.sample(&[("state", state)], u8::from(is_it));
     }
     if let Some(reach @ ("reachable" | "unreachable")) = node.reach.as_deref() {
         page.gauge("server_reachable", "1 while this node can reach a server itself.");

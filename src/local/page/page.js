@@ -91,7 +91,7 @@ function header(seen) {
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : seen.servers.length > 0
-      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node cannot reach them either`]
+      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node cannot reach ${seen.servers.length === 1 ? "it" : "them"} either`]
     : ["bad", "no gateway has answered yet"];
   situation(tone, text);
   const unreached = seen.unreached.map((fault) => `this node does not reach ${fault.server}: ${fault.reason}`);
