@@ -2,10 +2,10 @@
 //!
 //! | socket | no delay | keep-alive | other options |
 //! | --- | --- | --- | --- |
-//! | local port, TCP ([`listen`], inherited by accepted connections) | yes | 60 s | |
+//! | local port, TCP ([`listen`], inherited by accepted connections) | yes | 45 to 104 s ([`keep_alive`]) | |
 //! | local port, unix | – | – (the peer is a process of this machine) | |
-//! | gateway to server, gateway to upstream proxy | yes | 60 s, for a tunnel once it is 4 s old | user timeout of the system: a line that is down for minutes must not end a connection that would survive it without a proxy |
-//! | link, both ends ([`tune_link`]) | yes | 60 s, beside PING | user timeout 15 s, 128 KiB of unsent data, bounded retransmission timeout |
+//! | gateway to server, gateway to upstream proxy | yes | the same, for a tunnel once it is 4 s old | user timeout of the system: a line that is down for minutes must not end a connection that would survive it without a proxy |
+//! | link, both ends ([`tune_link`]) | yes | the same, beside PING | user timeout 15 s, 128 KiB of unsent data, bounded retransmission timeout |
 //! | to name servers by TCP | yes | – (lives for seconds) | |
 //! | UDP, gateway to server ([`connect_udp`]) | – | – | never fragmented (RFC 9000 §14) |
 //! | UDP, local port to app | – | – | may be fragmented: the SOCKS header makes each datagram longer than the server sent it |
@@ -27,6 +27,7 @@ pub(crate) mod windows;
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -53,6 +54,13 @@ use crate::interfaces;
 const URGENT_PORTS: [u16; 2] = [21, 23];
 /// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
+/// How long a connection is idle before its first keepalive probe, at least; over how many seconds connections are spread; and the
+/// pause between unanswered probes, of which most systems send nine.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
+const KEEPALIVE_SPREAD: u32 = 60;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// So many connections that a listener accepts in a row may have the same time.
+const ACCEPTED_ALIKE: u32 = 64;
 /// How long [`linger`] reads and discards data.
 const LINGER: Duration = Duration::from_secs(3);
 /// Size of one read of [`linger`], in bytes.
@@ -168,6 +176,11 @@ pub fn try_read_with(
 /// Accepts the next connection and never fails: connections that died in the queue are skipped, and when descriptors
 /// or memory run out, it waits and tries again.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    // The next ones inherit other times.
+    if COUNT.fetch_add(1, Relaxed).is_multiple_of(ACCEPTED_ALIKE) {
+        keep_alive(listener);
+    }
     let mut told = false;
     loop {
         match listener.accept().await {
@@ -222,9 +235,14 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
     system::is_local_shortage(error)
 }
 
-/// Enables keepalive, so that an idle connection fails within minutes after the peer's machine has vanished.
+/// Enables keepalive, so that an idle connection fails within four minutes after the peer's machine has vanished.
+///
+/// Linux rounds such timers to two seconds, and drops all but the first thousand packets that come at the same time: of ten thousand
+/// connections that were made at once, some would lose each of their probes, and fail. So they begin at different times.
 pub fn keep_alive<'a>(socket: impl Into<SockRef<'a>>) {
-    let often = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let idle = KEEPALIVE_IDLE + Duration::from_secs((COUNT.fetch_add(1, Relaxed) % KEEPALIVE_SPREAD).into());
+    let often = TcpKeepalive::new().with_time(idle).with_interval(KEEPALIVE_INTERVAL);
     // If this fails, a dead connection only lasts longer.
     let _ = socket.into().set_tcp_keepalive(&often);
 }
@@ -489,6 +507,25 @@ fn not_found(said: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn connections_of_the_same_time_are_not_probed_at_the_same_time() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let to = listener.local_addr().unwrap();
+        let (mut dialled, mut accepted) = (HashSet::new(), HashSet::new());
+        for _ in 0..5 * ACCEPTED_ALIKE {
+            let (stream, (other, _)) = tokio::join!(TcpStream::connect(to), accept(&listener));
+            let stream = stream.unwrap();
+            keep_alive(&stream);
+            dialled.insert(SockRef::from(&stream).tcp_keepalive_time().unwrap());
+            accepted.insert(SockRef::from(&other).tcp_keepalive_time().unwrap());
+        }
+        // The test runs beside others, which count as well.
+        assert!(dialled.len() > 40 && accepted.len() > 3, "{dialled:?} {accepted:?}");
+        let longest = KEEPALIVE_IDLE + Duration::from_secs(KEEPALIVE_SPREAD.into());
+        assert!(dialled.iter().all(|time| (KEEPALIVE_IDLE..longest).contains(time)), "{dialled:?}");
+    }
 
     #[tokio::test]
     async fn a_name_without_an_address_is_said_to_have_none_without_the_words_of_the_library() {
