@@ -20,7 +20,7 @@ impl Gateway {
     /// Answers the member `id` with this gateway's clock, servers and state, and with what tells that its keys were copied.
     pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, id: NodeId, _admitted: Admitted) {
         let mut info = self.info();
-        info.asked_from = incoming.ip;
+        info.asked_from = incoming.from.map(|from| from.ip());
         info.linked_from = self.served.addresses(id, MAX_ADDRESSES);
         incoming.answer_info(info).await;
     }

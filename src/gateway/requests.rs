@@ -17,7 +17,7 @@ mod shared;
 mod socket;
 mod stored;
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -56,7 +56,7 @@ struct Stream<'a> {
     digest: Option<Digest>,
     asker: Asker<'a>,
     /// What the client offers, and where its link comes from: to take bodies in pieces, of other members too.
-    offer: Option<(Offer, Option<IpAddr>)>,
+    offer: Option<(Offer, Option<SocketAddr>)>,
     /// The idle connection to the server that this stream has used before. No other stream ever gets it.
     server: Option<Server>,
     /// That connection, while it is lent to a fetch.
@@ -157,7 +157,7 @@ impl Gateway {
         let traffic = record.traffic();
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let account = incoming.account().cloned().unwrap_or_else(|| client.memory.account(Kind::Tunnel));
-        let offer = incoming.offer.map(|offer| (offer, incoming.ip));
+        let offer = incoming.offer.map(|offer| (offer, incoming.from));
         let asker = Asker::client(incoming, client.id, account.clone(), &progress);
         let mut stream = Stream::new(self.clone(), cache, (target, is_secure), asker);
         stream.offer = offer;

@@ -1,6 +1,6 @@
 //! One link at the gateway: each of its requests runs as a task of its own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,7 +40,7 @@ struct Session {
     peer: PeerIdentity,
     client: Arc<Client>,
     /// Where the link comes from.
-    ip: IpAddr,
+    from: SocketAddr,
     /// Tunnels and name queries. They outlive the link until each has been recorded.
     tunnels: JoinSet<()>,
     /// Exchanges of group updates and measurements. They end with the link, or when the node drains.
@@ -65,7 +65,7 @@ impl Gateway {
         }
         let mut maintenance = self.activity.maintenance();
         let is_late = *maintenance.borrow_and_update();
-        let mut session = Session::new(self.clone(), identity.clone(), address.ip(), is_late);
+        let mut session = Session::new(self.clone(), identity.clone(), address, is_late);
         // From here on the link counts for its client, however far it gets.
         let place = session.client.enter();
         let account = session.client.memory.account(memory::Kind::Link);
@@ -133,13 +133,13 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
 }
 
 impl Session {
-    fn new(gateway: Arc<Gateway>, peer: PeerIdentity, ip: IpAddr, is_late: bool) -> Self {
+    fn new(gateway: Arc<Gateway>, peer: PeerIdentity, from: SocketAddr, is_late: bool) -> Self {
         let client = gateway.clients.client(peer.id, &gateway.memory);
         Self {
             gateway,
             peer,
             client,
-            ip: ip.to_canonical(),
+            from: net::plain(from),
             tunnels: JoinSet::new(),
             exchanges: JoinSet::new(),
             update_exchanges_begun: 0,
@@ -256,7 +256,7 @@ impl Session {
     /// The request, charged to an account of its own.
     fn charged(&self, mut incoming: Incoming) -> Box<Incoming> {
         incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
-        incoming.ip = Some(self.ip);
+        incoming.from = Some(self.from);
         Box::new(incoming)
     }
 

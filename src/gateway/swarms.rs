@@ -6,7 +6,7 @@ mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,9 @@ struct Member {
     id: NodeId,
     /// Where it serves pieces, if it does.
     at: Option<SocketAddr>,
+    /// The interface of this gateway that leads to it, if it has an address of the local link: only others there reach it, as they
+    /// reach this gateway.
+    interface: Option<u32>,
     /// Its place in the order in which members came. Nobody is sent to one that has less of the body, or as much and came later: so no
     /// two are sent to each other.
     number: u64,
@@ -138,17 +141,16 @@ pub(crate) struct Named {
 }
 
 impl Swarms {
-    /// Notes that `member` gets `body` now, and serves its pieces at `port` if it does.
+    /// Notes that `member`, whose link comes from `from`, gets `body` now, and serves its pieces at `port` if it does.
     pub(crate) fn enter(
         self: &Arc<Self>,
         body: u64,
         member: NodeId,
-        ip: Option<IpAddr>,
+        from: Option<SocketAddr>,
         port: Option<u16>,
     ) -> Place {
-        // An address of the local link is worth nothing without the interface.
-        let is_global = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let at = ip.filter(is_global).zip(port).map(SocketAddr::from);
+        let interface = from.and_then(interface);
+        let at = from.zip(port).map(|(from, port)| SocketAddr::new(from.ip(), port));
         let mut bodies = self.bodies();
         bodies.clock += 1;
         let clock = bodies.clock;
@@ -162,7 +164,7 @@ impl Swarms {
         bodies.note_place(member, body);
         let swarm = bodies.swarms.entry(body).or_default();
         swarm.used = clock;
-        swarm.enter(member, at);
+        swarm.enter(member, (at, interface));
         drop(bodies);
         Place { swarms: self.clone(), body, member }
     }
@@ -191,6 +193,14 @@ impl Swarms {
     }
 }
 
+/// The interface of an address of the local link.
+fn interface(address: SocketAddr) -> Option<u32> {
+    match address {
+        SocketAddr::V6(address) if address.ip().is_unicast_link_local() => Some(address.scope_id()),
+        _ => None,
+    }
+}
+
 impl Bodies {
     /// Notes that a member gets this body. One member that gets many must not make those of others be forgotten.
     fn note_place(&mut self, member: NodeId, body: u64) {
@@ -210,12 +220,12 @@ impl Bodies {
 }
 
 impl Swarm {
-    fn enter(&mut self, id: NodeId, at: Option<SocketAddr>) {
+    fn enter(&mut self, id: NodeId, (at, interface): (Option<SocketAddr>, Option<u32>)) {
         let number = self.next;
         self.next += 1;
         if let Some(known) = self.members.iter_mut().find(|known| known.id == id) {
             known.open += 1;
-            known.at = at;
+            (known.at, known.interface) = (at, interface);
             return;
         }
         if self.members.len() >= MOST_MEMBERS {
@@ -227,6 +237,7 @@ impl Swarm {
         self.members.push(Member {
             id,
             at,
+            interface,
             number,
             open: 1,
             is_complete: false,
@@ -255,7 +266,7 @@ impl Swarm {
         is_allowed: impl Fn(NodeId) -> bool,
     ) -> Option<(usize, Named, u32)> {
         let own = self.members.iter().find(|known| known.id == asker)?;
-        let own = (own.count, Reverse(own.number));
+        let (own, interface) = ((own.count, Reverse(own.number)), own.interface);
         let mut children: HashMap<NodeId, usize> = HashMap::new();
         let gets = |known: &&Member| known.open > 0 && !known.is_stuck && known.id != asker;
         for member in self.members.iter().filter(gets) {
@@ -266,6 +277,7 @@ impl Swarm {
             member.id != asker
                 && (member.is_complete || member.open > 0 && (member.count, Reverse(member.number)) > own)
                 && !member.is_stuck
+                && (member.interface.is_none() || member.interface == interface)
                 && member.failed < MOST_FAILED
                 && !member.avoiding.iter().any(|(other, until)| *other == asker && now < *until)
                 && is_allowed(member.id)

@@ -349,8 +349,8 @@ impl Dialing {
     }
 }
 
-/// Of a gateway's addresses that are heard, one of the local link comes after the others: members behind it cannot be named to others,
-/// who would need the interface, too, and so would give nobody pieces of what they download.
+/// Of a gateway's addresses that are heard, one of the local link comes after the others: members that are linked so can be named only
+/// to each other, who reach them by the same interface, and would give others no pieces of what they download.
 pub(super) fn link_local_last(known: &mut [KnownGateway]) {
     let is_link_local =
         |gateway: &KnownGateway| matches!(gateway.address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());

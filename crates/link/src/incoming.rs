@@ -1,7 +1,7 @@
 //! One request on a link, at the gateway.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub struct Incoming {
     /// What the client offers: to take a body in pieces.
     pub offer: Option<Offer>,
     /// Where its link comes from, once the gateway has noted it.
-    pub ip: Option<IpAddr>,
+    pub from: Option<SocketAddr>,
     pub(super) respond: SendResponse,
     pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
@@ -70,7 +70,7 @@ impl Incoming {
         let counted = if kind == Ok(RequestKind::Updates) { link_state.aside() } else { link_state.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
         let version = version.map(String::into_boxed_str);
-        Self { kind, connection_id, version, permit, offer, ip: None, respond, inbox, account: None }
+        Self { kind, connection_id, version, permit, offer, from: None, respond, inbox, account: None }
     }
 
     /// Counts the bytes that the tunnel holds in `account` from now on.

@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
         "peers::six_clients_get_a_file_that_leaves_the_gateway_about_once",
         six_clients_get_a_file_that_leaves_the_gateway_about_once,
     ),
+    ("peers::members_without_ipv4_give_each_other_pieces", members_without_ipv4_give_each_other_pieces),
     (
         "peers::killing_the_member_that_serves_costs_pieces_and_no_download",
         killing_the_member_that_serves_costs_pieces_and_no_download,
@@ -91,6 +92,24 @@ fn six_clients_get_a_file_that_leaves_the_gateway_about_once(lab: &Lab) {
     assert_eq!(files.asked(1).len(), 1);
     let status = laneway(&hosts[5], &["status"]).success().text();
     assert!(status.contains("came from members of the LAN"), "{status}");
+}
+
+/// They reach each other by addresses of the local link, as they do the gateway.
+fn members_without_ipv4_give_each_other_pieces(lab: &Lab) {
+    let files = lab.files(8 * MIB);
+    let (gateway, clients) = (lab.gateway("g1"), ["c1", "c2"].map(|name| lab.client(name)));
+    let group = lab.group(&[&gateway, &clients[0], &clients[1]], &[]);
+    clients.iter().for_each(|host| host.ip("-4 address flush dev lan"));
+    let mut nodes: Vec<_> = clients.iter().map(|host| up(host, &["--role", "client"])).collect();
+    for node in &mut nodes {
+        let line = node.wait_for_line("link up", START);
+        assert!(line.contains("address=[fe80::"), "{line}");
+    }
+    let expected = sha256(&files.content(1));
+    assert_eq!(sha256(&download(&clients[0]).finish(PATIENCE).success().stdout), expected);
+    assert_eq!(sha256(&download(&clients[1]).finish(PATIENCE).success().stdout), expected);
+    assert_eq!(received(&clients[1]), 8 * MIB as u64);
+    drop(group);
 }
 
 fn killing_the_member_that_serves_costs_pieces_and_no_download(lab: &Lab) {

@@ -94,8 +94,8 @@ impl Stream<'_> {
     /// Sends a response in pieces until the client has enough. Returns the bytes that nobody has to send it any more.
     pub(super) async fn send_pieces(&mut self, shared: Shared, source: Source, id: u64) -> Result<u64, End> {
         let Shared { head, offer, total, count } = shared;
-        let (ip, member) = (self.offer.and_then(|(_, ip)| ip), self.asker.member);
-        let place = self.gateway.swarms.enter(id, member, ip, offer.port);
+        let (from, member) = (self.offer.and_then(|(_, from)| from), self.asker.member);
+        let place = self.gateway.swarms.enter(id, member, from, offer.port);
         let mut session = Session {
             source,
             place,

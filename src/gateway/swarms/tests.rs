@@ -1,3 +1,5 @@
+use std::net::{Ipv6Addr, SocketAddrV6};
+
 use super::*;
 
 const BODY: u64 = 7;
@@ -7,7 +9,7 @@ fn node(number: u8) -> NodeId {
 }
 
 fn enter(swarms: &Arc<Swarms>, number: u8) -> Place {
-    swarms.enter(BODY, node(number), Some(IpAddr::from([10, 0, 0, number])), Some(7420))
+    swarms.enter(BODY, node(number), Some(SocketAddr::from(([10, 0, 0, number], 50000))), Some(7420))
 }
 
 fn name(place: &Place) -> Option<u8> {
@@ -126,7 +128,7 @@ fn whoever_has_it_all_is_named_until_its_link_ends_and_whoever_has_a_part_only_w
 #[test]
 fn whoever_serves_nothing_or_has_failed_two_clients_is_not_named() {
     let swarms = Arc::<Swarms>::default();
-    let mute = swarms.enter(BODY, node(1), Some(IpAddr::from([10, 0, 0, 1])), None);
+    let mute = swarms.enter(BODY, node(1), Some(SocketAddr::from(([10, 0, 0, 1], 50000))), None);
     mute.complete();
     let bad = enter(&swarms, 2);
     bad.complete();
@@ -184,6 +186,22 @@ fn a_member_of_many_bodies_makes_no_other_ones_forgotten() {
     }
     assert_eq!(swarms.bodies().swarms.len(), 1 + MOST_EACH);
     assert_eq!(name(&enter(&swarms, 2)), Some(1));
+}
+
+#[test]
+fn a_member_at_an_address_of_the_local_link_is_named_to_those_on_the_same_one() {
+    let swarms = Arc::<Swarms>::default();
+    let at = |number: u8, interface| {
+        let ip = Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0, 0, number.into()]);
+        let from = SocketAddrV6::new(ip, 50000, 0, interface).into();
+        swarms.enter(BODY, node(number), Some(from), Some(7420))
+    };
+    at(1, 2).complete();
+    let (beside, elsewhere, by_v4) = (at(2, 2), at(3, 5), enter(&swarms, 4));
+    assert_eq!((name(&beside), name(&elsewhere)), (Some(1), None));
+    assert_ne!(name(&by_v4), Some(1), "which interface leads to it is not known");
+    by_v4.complete();
+    assert_eq!(name(&elsewhere), Some(4));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! gateway. A piece from a member is verified before the app gets a byte of it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -61,6 +61,18 @@ struct Coming<'a> {
     /// The gateway knows that this node does not keep the body.
     is_silent: bool,
     held: Tally,
+    /// Where the gateway is that the body comes from.
+    gateway: Option<SocketAddr>,
+}
+
+/// Where a member is that the gateway has named: an address of the local link leads to it by the interface that leads to the gateway.
+fn beside(gateway: Option<SocketAddr>, ip: IpAddr, port: u16) -> SocketAddr {
+    match (ip, gateway) {
+        (IpAddr::V6(ip), Some(SocketAddr::V6(gateway))) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, port, 0, gateway.scope_id()).into()
+        }
+        _ => SocketAddr::new(ip, port),
+    }
 }
 
 impl Exchange<'_> {
@@ -165,6 +177,7 @@ impl Exchange<'_> {
             arrived: Vec::new(),
             is_silent: false,
             held: Tally::of(self.account),
+            gateway: self.gateway(),
         };
         let mut left = total;
         if !coming.keeping.is_on()
@@ -302,7 +315,7 @@ impl Coming<'_> {
                 FromGateway::Plain => return Err(malformed()),
                 FromGateway::Fails { id } => self.members.leave(id),
                 FromGateway::Member { id, ip, port } => {
-                    self.assembly.named(Some((id, SocketAddr::new(ip, port))));
+                    self.assembly.named(Some((id, beside(self.gateway, ip, port))));
                 }
                 FromGateway::Data { index, bytes } => {
                     if !self.assembly.data(index, bytes) {

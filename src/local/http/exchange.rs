@@ -214,6 +214,11 @@ impl<'a> Exchange<'a> {
         *self.over.lock().unwrap_or_else(PoisonError::into_inner) = over;
     }
 
+    /// The address of the gateway that the response comes over.
+    pub(super) fn gateway(&self) -> Option<SocketAddr> {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).map(|(_, address)| address)
+    }
+
     /// Waits until the gateway that the response comes over has lost its way out, and another one can be asked.
     pub(super) async fn until_cut_off(&self) {
         loop {

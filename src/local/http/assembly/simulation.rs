@@ -2,7 +2,7 @@
 //! lines that are shared evenly by what is on them.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::*;
@@ -99,8 +99,8 @@ impl Lab {
     fn new(lan: Lan) -> Self {
         let (start, swarms) = (Instant::now(), Arc::<Swarms>::default());
         let client = |(number, manner): (usize, &Manner)| {
-            let ip = IpAddr::from(u32::try_from(number + 1).unwrap().to_be_bytes());
-            let place = swarms.enter(1, id(number), Some(ip), Some(7420));
+            let from = SocketAddr::from((u32::try_from(number + 1).unwrap().to_be_bytes(), 50000));
+            let place = swarms.enter(1, id(number), Some(from), Some(7420));
             let mut assembly = Assembly::new(u64::from(lan.pieces) * PIECE).unwrap();
             (0..lan.pieces).for_each(|index| assembly.listed(index, hash(index)));
             assembly.list_ended();
