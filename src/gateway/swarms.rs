@@ -6,7 +6,7 @@ mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,9 +70,10 @@ struct Member {
     id: NodeId,
     /// Where it serves pieces, if it does.
     at: Option<SocketAddr>,
-    /// The interface of this gateway that leads to it, if it has an address of the local link: only others there reach it, as they
-    /// reach this gateway.
+    /// The interface of this gateway to whose network it is linked, and whether that is by an address of the local link: only others
+    /// there reach that.
     interface: Option<u32>,
+    is_link_local: bool,
     /// Its place in the order in which members came. Nobody is sent to one that has less of the body, or as much and came later: so no
     /// two are sent to each other.
     number: u64,
@@ -141,15 +142,16 @@ pub(crate) struct Named {
 }
 
 impl Swarms {
-    /// Notes that `member`, whose link comes from `from`, gets `body` now, and serves its pieces at `port` if it does.
+    /// Notes that `member`, whose link comes from this address by this interface, gets `body` now, and serves its pieces at `port` if it
+    /// does.
     pub(crate) fn enter(
         self: &Arc<Self>,
         body: u64,
         member: NodeId,
-        from: Option<SocketAddr>,
+        (from, interface): (Option<SocketAddr>, Option<u32>),
         port: Option<u16>,
     ) -> Place {
-        let interface = from.and_then(interface);
+        let is_link_local = from.is_some_and(is_link_local);
         let at = from.zip(port).map(|(from, port)| SocketAddr::new(from.ip(), port));
         let mut bodies = self.bodies();
         bodies.clock += 1;
@@ -164,7 +166,7 @@ impl Swarms {
         bodies.note_place(member, body);
         let swarm = bodies.swarms.entry(body).or_default();
         swarm.used = clock;
-        swarm.enter(member, (at, interface));
+        swarm.enter(member, at, (interface, is_link_local));
         drop(bodies);
         Place { swarms: self.clone(), body, member }
     }
@@ -193,12 +195,8 @@ impl Swarms {
     }
 }
 
-/// The interface of an address of the local link.
-fn interface(address: SocketAddr) -> Option<u32> {
-    match address {
-        SocketAddr::V6(address) if address.ip().is_unicast_link_local() => Some(address.scope_id()),
-        _ => None,
-    }
+fn is_link_local(address: SocketAddr) -> bool {
+    matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 impl Bodies {
@@ -220,12 +218,12 @@ impl Bodies {
 }
 
 impl Swarm {
-    fn enter(&mut self, id: NodeId, (at, interface): (Option<SocketAddr>, Option<u32>)) {
+    fn enter(&mut self, id: NodeId, at: Option<SocketAddr>, (interface, is_link_local): (Option<u32>, bool)) {
         let number = self.next;
         self.next += 1;
         if let Some(known) = self.members.iter_mut().find(|known| known.id == id) {
             known.open += 1;
-            (known.at, known.interface) = (at, interface);
+            (known.at, known.interface, known.is_link_local) = (at, interface, is_link_local);
             return;
         }
         if self.members.len() >= MOST_MEMBERS {
@@ -238,6 +236,7 @@ impl Swarm {
             id,
             at,
             interface,
+            is_link_local,
             number,
             open: 1,
             is_complete: false,
@@ -277,7 +276,7 @@ impl Swarm {
             member.id != asker
                 && (member.is_complete || member.open > 0 && (member.count, Reverse(member.number)) > own)
                 && !member.is_stuck
-                && (member.interface.is_none() || member.interface == interface)
+                && (!member.is_link_local || interface.is_some() && member.interface == interface)
                 && member.failed < MOST_FAILED
                 && !member.avoiding.iter().any(|(other, until)| *other == asker && now < *until)
                 && is_allowed(member.id)
@@ -301,10 +300,12 @@ impl Swarm {
         best.map(|(_, named, _)| named)
     }
 
-    /// Notes that `asker` got nothing from a member, which has failed it if it has more.
+    /// Notes that `asker` got nothing from a member, which has failed it if it has more. Where one of the two is linked by an address of
+    /// the local link and the other is not, nobody is to blame: one of them may not have the addresses that the other one has.
     fn failed(&mut self, id: NodeId, asker: NodeId, has_more: bool, now: Instant) {
+        let by_link_local = self.find(asker).is_some_and(|asker| asker.is_link_local);
         if let Some(known) = self.find(id) {
-            known.failed += usize::from(has_more);
+            known.failed += usize::from(has_more && known.is_link_local == by_link_local);
             known.avoiding.retain(|(other, until)| *other != asker && now < *until);
             if known.avoiding.len() < MOST_AVOIDING {
                 known.avoiding.push((asker, now + AVOIDED));

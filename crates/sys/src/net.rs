@@ -47,6 +47,7 @@ use self::other as options;
 use self::unix as system;
 #[cfg(windows)]
 use self::windows as system;
+use crate::interface::Interface;
 use crate::interfaces;
 
 /// The ports of FTP and Telnet: an urgent byte ends the command that aborts a transfer (RFC 959 §4.1.3), and the one that says up to
@@ -454,6 +455,18 @@ pub fn free_port_beside(taken: SocketAddr) -> SocketAddr {
     others
         .find(|address| std::net::TcpListener::bind(address).is_ok())
         .unwrap_or_else(|| SocketAddr::new(taken.ip(), 0))
+}
+
+/// The index of the interface to whose network this address belongs; `None` for one beyond a router.
+pub fn interface_beside(address: SocketAddr) -> Option<u32> {
+    if let SocketAddr::V6(v6) = address
+        && v6.ip().is_unicast_link_local()
+    {
+        return Some(v6.scope_id());
+    }
+    let leads = |entry: &Interface| entry.is_up && !entry.is_loopback && entry.net.contains(&address.ip());
+    let entries = interfaces::all().ok()?.into_iter().filter(leads);
+    interface_index(&entries.max_by_key(|entry| entry.net.prefix_len())?.name)
 }
 
 /// The name of the interface with this index, as the scope of a link-local address has it.

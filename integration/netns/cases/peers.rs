@@ -18,6 +18,10 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("peers::members_without_ipv4_give_each_other_pieces", members_without_ipv4_give_each_other_pieces),
     (
+        "peers::a_member_without_ipv4_gives_pieces_to_those_with_it",
+        a_member_without_ipv4_gives_pieces_to_those_with_it,
+    ),
+    (
         "peers::killing_the_member_that_serves_costs_pieces_and_no_download",
         killing_the_member_that_serves_costs_pieces_and_no_download,
     ),
@@ -109,6 +113,32 @@ fn members_without_ipv4_give_each_other_pieces(lab: &Lab) {
     assert_eq!(sha256(&download(&clients[0]).finish(PATIENCE).success().stdout), expected);
     assert_eq!(sha256(&download(&clients[1]).finish(PATIENCE).success().stdout), expected);
     assert_eq!(received(&clients[1]), 8 * MIB as u64);
+    drop(group);
+}
+
+/// Those that are linked by IPv4 reach it by the same interface; it cannot reach them, and gets all from the gateway.
+fn a_member_without_ipv4_gives_pieces_to_those_with_it(lab: &Lab) {
+    let files = lab.files(8 * MIB);
+    let (gateway, clients) = (lab.gateway("g1"), ["c1", "c2"].map(|name| lab.client(name)));
+    let [without, with] = &clients;
+    let group = lab.group(&[&gateway, without, with], &[]);
+    let own = with.address().to_string();
+    without.ip("-4 address flush dev lan");
+    let mut nodes = [up(without, &["--role", "client"]), up(with, &["--role", "client", "--lan", &own])];
+    for (node, address) in nodes.iter_mut().zip(["address=[fe80::", "address=10."]) {
+        let line = node.wait_for_line("link up", START);
+        assert!(line.contains(address), "{line}");
+    }
+    let get = |host: &Host, number: u64| {
+        let got = download_of(host, number).finish(PATIENCE).success();
+        assert_eq!(sha256(&got.stdout), sha256(&files.content(number)), "{} got {number}", host.name);
+    };
+    get(without, 1);
+    get(with, 1);
+    assert_eq!(received(with), 8 * MIB as u64);
+    get(with, 2);
+    get(without, 2);
+    assert_eq!(received(without), 0);
     drop(group);
 }
 

@@ -18,6 +18,7 @@ use crate::cache::stored::Stored;
 use crate::gateway::swarms::{Named, Place, Turn};
 use crate::limits::buffer_pool::memory_of;
 use crate::memory::{Account, Tally};
+use crate::net;
 use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway, MOST_DATA, MOST_WANTED, Offer};
@@ -95,7 +96,8 @@ impl Stream<'_> {
     pub(super) async fn send_pieces(&mut self, shared: Shared, source: Source, id: u64) -> Result<u64, End> {
         let Shared { head, offer, total, count } = shared;
         let (from, member) = (self.offer.and_then(|(_, from)| from), self.asker.member);
-        let place = self.gateway.swarms.enter(id, member, from, offer.port);
+        let interface = from.and_then(net::interface_beside);
+        let place = self.gateway.swarms.enter(id, member, (from, interface), offer.port);
         let mut session = Session {
             source,
             place,

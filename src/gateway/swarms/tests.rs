@@ -9,7 +9,12 @@ fn node(number: u8) -> NodeId {
 }
 
 fn enter(swarms: &Arc<Swarms>, number: u8) -> Place {
-    swarms.enter(BODY, node(number), Some(SocketAddr::from(([10, 0, 0, number], 50000))), Some(7420))
+    swarms.enter(
+        BODY,
+        node(number),
+        (Some(SocketAddr::from(([10, 0, 0, number], 50000))), Some(2)),
+        Some(7420),
+    )
 }
 
 fn name(place: &Place) -> Option<u8> {
@@ -128,7 +133,7 @@ fn whoever_has_it_all_is_named_until_its_link_ends_and_whoever_has_a_part_only_w
 #[test]
 fn whoever_serves_nothing_or_has_failed_two_clients_is_not_named() {
     let swarms = Arc::<Swarms>::default();
-    let mute = swarms.enter(BODY, node(1), Some(SocketAddr::from(([10, 0, 0, 1], 50000))), None);
+    let mute = swarms.enter(BODY, node(1), (Some(SocketAddr::from(([10, 0, 0, 1], 50000))), Some(2)), None);
     mute.complete();
     let bad = enter(&swarms, 2);
     bad.complete();
@@ -182,26 +187,42 @@ fn a_member_of_many_bodies_makes_no_other_ones_forgotten() {
     let first = enter(&swarms, 1);
     first.has(1, true, Instant::now());
     for body in 1000..1000 + 2 * MOST_BODIES as u64 {
-        swarms.enter(body, node(7), None, Some(1)).complete();
+        swarms.enter(body, node(7), (None, None), Some(1)).complete();
     }
     assert_eq!(swarms.bodies().swarms.len(), 1 + MOST_EACH);
     assert_eq!(name(&enter(&swarms, 2)), Some(1));
 }
 
 #[test]
-fn a_member_at_an_address_of_the_local_link_is_named_to_those_on_the_same_one() {
+fn a_member_at_an_address_of_the_local_link_is_named_to_those_on_the_same_network() {
     let swarms = Arc::<Swarms>::default();
     let at = |number: u8, interface| {
         let ip = Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0, 0, number.into()]);
         let from = SocketAddrV6::new(ip, 50000, 0, interface).into();
-        swarms.enter(BODY, node(number), Some(from), Some(7420))
+        swarms.enter(BODY, node(number), (Some(from), Some(interface)), Some(7420))
     };
     at(1, 2).complete();
     let (beside, elsewhere, by_v4) = (at(2, 2), at(3, 5), enter(&swarms, 4));
-    assert_eq!((name(&beside), name(&elsewhere)), (Some(1), None));
-    assert_ne!(name(&by_v4), Some(1), "which interface leads to it is not known");
+    assert_eq!((name(&beside), name(&elsewhere), name(&by_v4)), (Some(1), None, Some(1)));
+    let far = SocketAddr::from(([10, 9, 0, 1], 50000));
+    let beyond_a_router = swarms.enter(BODY, node(5), (Some(far), None), Some(7420));
+    assert_ne!(name(&beyond_a_router), Some(1));
     by_v4.complete();
     assert_eq!(name(&elsewhere), Some(4));
+}
+
+#[test]
+fn a_member_is_not_blamed_by_those_that_may_not_reach_its_kind_of_address() {
+    let swarms = Arc::<Swarms>::default();
+    let from = SocketAddrV6::new(Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]), 50000, 0, 2).into();
+    swarms.enter(BODY, node(1), (Some(from), Some(2)), Some(7420)).complete();
+    let others: Vec<_> = (2..6).map(|number| enter(&swarms, number)).collect();
+    for other in &others[..3] {
+        assert_eq!(name(other), Some(1));
+        other.failed(node(1), Instant::now());
+        assert_ne!(name(other), Some(1));
+    }
+    assert_eq!(name(&others[3]), Some(1));
 }
 
 #[test]
@@ -209,12 +230,12 @@ fn what_is_remembered_is_bounded() {
     let swarms = Arc::<Swarms>::default();
     let many = |number: u64| NodeId((1 << 64 | u128::from(number / MOST_EACH as u64)).to_be_bytes());
     for body in 0..2 * MOST_BODIES as u64 {
-        drop(swarms.enter(body, many(body), None, None));
-        swarms.enter(body, many(body), None, Some(1)).complete();
+        drop(swarms.enter(body, many(body), (None, None), None));
+        swarms.enter(body, many(body), (None, None), Some(1)).complete();
     }
     for number in 0..2 * MOST_MEMBERS as u128 {
         let id = NodeId(number.to_be_bytes());
-        swarms.enter(u64::MAX, id, None, Some(1)).complete();
+        swarms.enter(u64::MAX, id, (None, None), Some(1)).complete();
     }
     let bodies = swarms.bodies();
     assert_eq!((bodies.swarms.len(), bodies.swarms[&u64::MAX].members.len()), (MOST_BODIES, MOST_MEMBERS));

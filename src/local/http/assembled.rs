@@ -24,6 +24,7 @@ use crate::link::request::Transport;
 use crate::local::members::{Failed, Members};
 use crate::local::server_connection::{FromServer, ToServer};
 use crate::memory::Tally;
+use crate::net;
 use crate::sharing::Keeping;
 use crate::wire::http::ResponseHead;
 use crate::wire::id::NodeId;
@@ -68,8 +69,8 @@ struct Coming<'a> {
 /// Where a member is that the gateway has named: an address of the local link leads to it by the interface that leads to the gateway.
 fn beside(gateway: Option<SocketAddr>, ip: IpAddr, port: u16) -> SocketAddr {
     match (ip, gateway) {
-        (IpAddr::V6(ip), Some(SocketAddr::V6(gateway))) if ip.is_unicast_link_local() => {
-            SocketAddrV6::new(ip, port, 0, gateway.scope_id()).into()
+        (IpAddr::V6(ip), Some(gateway)) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, port, 0, net::interface_beside(gateway).unwrap_or(0)).into()
         }
         _ => SocketAddr::new(ip, port),
     }

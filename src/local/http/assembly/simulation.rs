@@ -100,7 +100,7 @@ impl Lab {
         let (start, swarms) = (Instant::now(), Arc::<Swarms>::default());
         let client = |(number, manner): (usize, &Manner)| {
             let from = SocketAddr::from((u32::try_from(number + 1).unwrap().to_be_bytes(), 50000));
-            let place = swarms.enter(1, id(number), Some(from), Some(7420));
+            let place = swarms.enter(1, id(number), (Some(from), None), Some(7420));
             let mut assembly = Assembly::new(u64::from(lan.pieces) * PIECE).unwrap();
             (0..lan.pieces).for_each(|index| assembly.listed(index, hash(index)));
             assembly.list_ended();
