@@ -453,6 +453,12 @@ impl Place {
         });
     }
 
+    /// Whether no other client gets this body, or has it.
+    pub(crate) fn is_alone(&self) -> bool {
+        let is_other = |known: &Member| known.id != self.member && (known.open > 0 || known.is_complete);
+        self.with(|swarm| !swarm.members.iter().any(is_other)).unwrap_or(true)
+    }
+
     /// Notes that this client serves no pieces.
     pub(crate) fn is_mute(&self) {
         self.with(|swarm| swarm.find(self.member).into_iter().for_each(|known| known.at = None));

@@ -128,8 +128,10 @@ pub enum FromGateway {
     Alone,
     /// No more hashes come. Pieces without one come from the gateway.
     ListEnds,
-    /// The whole body follows, without messages.
+    /// The body follows without messages, from the offset on that the client has said.
     Plain,
+    /// The body does not follow without messages: others get it too, or this gateway has all of it.
+    Pieces,
     /// This member has the piece that the client said was late, and is to be left alone.
     Fails {
         /// Which one.
@@ -160,8 +162,12 @@ pub enum FromClient {
         /// How many.
         count: u32,
     },
-    /// It takes the whole body without messages.
-    Plain,
+    /// It takes the rest of the body without messages, unless others get it too. [`FromGateway::Plain`] or [`FromGateway::Pieces`]
+    /// answers.
+    Plain {
+        /// The offset of the first byte that it lacks.
+        from: u64,
+    },
     /// It has got this piece elsewhere, and does not want the rest of it any more. [`FromGateway::Cancelled`] answers, unless all
     /// bytes of the piece have been sent.
     Cancel {
@@ -186,6 +192,7 @@ const LIST_ENDS: u8 = 5;
 const BODY: u8 = 6;
 const CANCELLED: u8 = 7;
 const FAILS: u8 = 8;
+const PIECES: u8 = 9;
 const WANT: u8 = 1;
 const ASK: u8 = 2;
 const HAVE: u8 = 3;
@@ -220,6 +227,7 @@ impl FromGateway {
             Self::Alone => out.put_u8(ALONE),
             Self::ListEnds => out.put_u8(LIST_ENDS),
             Self::Plain => out.put_u8(BODY),
+            Self::Pieces => out.put_u8(PIECES),
             Self::Fails { id } => {
                 out.put_u8(FAILS);
                 out.put_slice(&id.0);
@@ -250,7 +258,7 @@ impl FromGateway {
             LISTED => 37,
             DATA => 9,
             MEMBER => 35,
-            ALONE | LIST_ENDS | BODY => 1,
+            ALONE | LIST_ENDS | BODY | PIECES => 1,
             CANCELLED => 5,
             FAILS => 17,
             _ => return Err(Malformed),
@@ -285,6 +293,7 @@ impl FromGateway {
             LIST_ENDS => Self::ListEnds,
             FAILS => Self::Fails { id: NodeId(array(&mut message)) },
             CANCELLED => Self::Cancelled { index: message.get_u32() },
+            PIECES => Self::Pieces,
             _ => Self::Plain,
         }))
     }
@@ -306,7 +315,10 @@ impl FromClient {
                 out.put_u8(HAVE);
                 out.put_u32(*count);
             }
-            Self::Plain => out.put_u8(PLAIN),
+            Self::Plain { from } => {
+                out.put_u8(PLAIN);
+                out.put_u64(*from);
+            }
             Self::Mute => out.put_u8(MUTE),
             Self::Cancel { index } => {
                 out.put_u8(CANCEL);
@@ -328,7 +340,8 @@ impl FromClient {
         let length = match kind {
             WANT | HAVE | CANCEL | LATE => 5,
             ASK => 17,
-            PLAIN | MUTE => 1,
+            PLAIN => 9,
+            MUTE => 1,
             _ => return Err(Malformed),
         };
         if buffer.len() < length {
@@ -339,7 +352,7 @@ impl FromClient {
         Ok(Some(match kind {
             WANT => Self::Want { index: message.get_u32() },
             HAVE => Self::Have { count: message.get_u32() },
-            PLAIN => Self::Plain,
+            PLAIN => Self::Plain { from: message.get_u64() },
             MUTE => Self::Mute,
             CANCEL => Self::Cancel { index: message.get_u32() },
             LATE => Self::Late { index: message.get_u32() },
@@ -370,6 +383,7 @@ mod tests {
             FromGateway::Alone,
             FromGateway::ListEnds,
             FromGateway::Plain,
+            FromGateway::Pieces,
             FromGateway::Cancelled { index: 8 },
             FromGateway::Fails { id: NodeId([5; 16]) },
         ]
@@ -381,7 +395,7 @@ mod tests {
             FromClient::Want { index: 3 },
             FromClient::Ask { instead: NodeId([4; 16]) },
             FromClient::Have { count: u32::MAX },
-            FromClient::Plain,
+            FromClient::Plain { from: 1 << 40 },
             FromClient::Cancel { index: 6 },
             FromClient::Late { index: 0 },
             FromClient::Mute,

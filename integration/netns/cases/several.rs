@@ -2,12 +2,12 @@
 
 use super::curl::HTTP;
 use crate::lab::fleet::Fleet;
-use crate::lab::group::laneway;
+use crate::lab::group::{START, laneway};
 use crate::lab::origin::{noise, sha256};
 use crate::lab::process::Process;
 use crate::lab::wait::PATIENCE;
 use crate::lab::web::{Request, Web, wait_for_the_end, who};
-use crate::lab::{Case, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use laneway::telemetry::journal::Happening;
 use laneway::telemetry::snapshot::Snapshot;
 use std::io::{self, Write};
@@ -27,6 +27,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "several::a_gateway_that_answers_anything_else_than_what_it_was_asked_for_spoils_nothing",
         a_gateway_that_answers_anything_else_than_what_it_was_asked_for_spoils_nothing,
+    ),
+    (
+        "several::machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once",
+        machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once,
     ),
     (
         "several::content_that_changes_meanwhile_is_never_spliced_in",
@@ -66,6 +70,8 @@ struct Served {
     ignores_ranges: bool,
     /// It does not say that it sends parts.
     is_silent: bool,
+    /// It sends no more than the beginning yet.
+    waits: Arc<AtomicBool>,
     /// The bytes of bodies that were sent.
     sent: Arc<AtomicU64>,
 }
@@ -99,6 +105,9 @@ impl Served {
         for piece in version(number)[start..end].chunks(STEP) {
             stream.write_all(piece)?;
             self.sent.fetch_add(piece.len() as u64, Relaxed);
+            if self.waits.load(Relaxed) {
+                wait_until("the server to be let go", || !self.waits.load(Relaxed));
+            }
         }
         Ok(())
     }
@@ -122,10 +131,14 @@ fn fleet_of(lab: &Lab, rates: [&str; 3]) -> Fleet {
 }
 
 fn download(fleet: &Fleet, options: &[&str]) -> Process {
-    let mut curl = fleet.client.command("curl");
+    download_at(&fleet.client, options)
+}
+
+fn download_at(client: &Host, options: &[&str]) -> Process {
+    let mut curl = client.command("curl");
     curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "100"]).args(HTTP).args(options);
     curl.arg("http://10.88.0.100/file");
-    fleet.client.spawn(curl)
+    client.spawn(curl)
 }
 
 /// The gateways that the server has seen in requests for the file.
@@ -253,6 +266,38 @@ fn content_that_changes_meanwhile_is_never_spliced_in(lab: &Lab) {
     let is_whole = output.stdout.len() == LENGTH;
     assert_eq!(output.status.success(), is_whole, "{output}");
     assert!(version(1).starts_with(&output.stdout), "other content was spliced in");
+}
+
+/// Although each of them alone would get it sooner over both gateways.
+fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab: &Lab) {
+    let served = Served { waits: Arc::new(AtomicBool::new(true)), ..Served::default() };
+    let _web = served.web(lab);
+    let gateways = ["g1", "g2"].map(|name| lab.gateway(name));
+    let clients = ["c1", "c2", "c3"].map(|name| lab.client(name));
+    let [c1, c2, c3] = &clients;
+    let group = lab.group(&[&gateways[0], &gateways[1], c1, c2, c3], &[]);
+    let _other = group.gateway(&gateways[1], &[]);
+    let mut nodes = clients.each_ref().map(|client| group.client(client, &[]));
+    for node in &mut nodes {
+        (0..2).for_each(|_link| drop(node.wait_for_line("link up", START)));
+    }
+    ["g1", "g2"].into_iter().for_each(|gateway| lab.narrow(gateway, "16mbit"));
+    let first = download_at(c1, &[]);
+    wait_until("the first of them to get something", || first.printed() > 0);
+    let downloads = [first, download_at(c2, &[]), download_at(c3, &[])];
+    let open = |gateway: &Host| {
+        let text = gateway.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("laneway_connections_open{of=\"clients\"} "));
+        line.unwrap_or_else(|| panic!("no metric: {text}")).parse::<usize>().unwrap()
+    };
+    wait_until("all of them to have asked", || gateways.iter().map(open).sum::<usize>() == clients.len());
+    served.waits.store(false, Relaxed);
+    for download in downloads {
+        assert_eq!(sha256(&download.finish(PATIENCE * 3).success().stdout), sha256(version(1)));
+    }
+    let sent = served.sent.load(Relaxed);
+    assert!(sent < (LENGTH + 4 * MIB) as u64, "{sent} bytes were sent");
 }
 
 /// Another gateway would fetch the whole and give parts of it.

@@ -70,8 +70,9 @@ struct Session {
     /// The bytes of pieces that were sent.
     sent: u64,
     is_complete: bool,
-    /// The client takes the whole body without messages.
+    /// The client takes the rest of the body without messages, and from where, until that is being sent.
     is_plain: bool,
+    plain_from: Option<u64>,
 }
 
 impl Stream<'_> {
@@ -109,6 +110,7 @@ impl Stream<'_> {
             sent: 0,
             is_complete: false,
             is_plain: false,
+            plain_from: None,
         };
         let membership = self.gateway.membership.clone();
         let is_allowed = move |id| !membership.revokes(id);
@@ -120,7 +122,7 @@ impl Stream<'_> {
                 && let Some(message) =
                     FromClient::read(from.buffer).map_err(|_malformed| End::Broken("a malformed message"))?
             {
-                session.take(&message, count, &is_allowed)?;
+                session.take(&message, (count, total), &account, &is_allowed)?;
             }
             let has_more = session.out.len() >= MOST_SAID;
             if !session.out.is_empty() {
@@ -208,17 +210,25 @@ impl Session {
     fn take(
         &mut self,
         message: &FromClient,
-        count: u32,
+        (count, total): (u32, u64),
+        account: &Account,
         is_allowed: &impl Fn(NodeId) -> bool,
     ) -> Result<(), End> {
         match *message {
-            _ if self.is_plain => return Err(End::Broken("a message after the last one")),
-            FromClient::Plain if self.sending.is_some() || self.sent > 0 => {
-                return Err(End::Broken("pieces and the whole body"));
+            // The client did not know yet.
+            _ if self.is_plain => {}
+            FromClient::Plain { from } if from > total => {
+                return Err(End::Broken("the rest from beyond the end of the body"));
             }
-            FromClient::Plain => {
+            FromClient::Plain { .. } if self.is_for_others(account) => {
+                FromGateway::Pieces.write(&mut self.out)
+            }
+            FromClient::Plain { from } => {
                 (self.is_plain, self.listed) = (true, None);
+                self.plain_from = Some(from).filter(|from| *from < total);
                 self.wanted.clear();
+                self.sending = None;
+                self.place.is_mute();
                 FromGateway::Plain.write(&mut self.out);
             }
             FromClient::Want { index } => {
@@ -254,6 +264,16 @@ impl Session {
         Ok(())
     }
 
+    /// Whether what this client gets is there for others, too: they get it now, or it is stored.
+    fn is_for_others(&self, account: &Account) -> bool {
+        match &self.source {
+            Source::Growing { body, .. } => {
+                !self.place.is_alone() || body.other_holder(account.holder()).is_some()
+            }
+            Source::Stored(..) => true,
+        }
+    }
+
     /// Sends nothing more of a piece, unless all of it was sent.
     fn cancel(&mut self, index: u32) {
         let before = self.wanted.len();
@@ -286,8 +306,10 @@ impl Session {
         }
         let (index, (at, end)) = match self.wanted.pop_front() {
             Some(index) => (index, sharing::range(index, total)),
-            None if self.is_plain && self.sent == 0 => (0, (0, total)),
-            None => return Ok(()),
+            None => match self.plain_from.take() {
+                Some(from) => (0, (from, total)),
+                None => return Ok(()),
+            },
         };
         let reader = match &self.source {
             Source::Growing { body, .. } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::sleep_until;
@@ -49,6 +49,7 @@ struct Heard {
     is_over: CancellationToken,
 }
 
+// fields: where pieces come from and go, and what is to become of the rest
 /// One body on its way.
 struct Coming<'a> {
     members: &'a Members,
@@ -64,6 +65,12 @@ struct Coming<'a> {
     held: Tally,
     /// Where the gateway is that the body comes from.
     gateway: Option<SocketAddr>,
+    /// How many bytes the app lacks.
+    left: u64,
+    /// While the rest may come over several gateways.
+    prospect: Option<Prospect>,
+    /// From where on the gateway was asked for the rest without messages.
+    plain_from: Option<u64>,
 }
 
 /// Where a member is that the gateway has named: an address of the local link leads to it by the interface that leads to the gateway.
@@ -101,8 +108,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes on a body that may come in pieces. It comes plainly if nobody else has it or gets it, and there is a prospect of other
-    /// gateways that may do more than this one alone.
+    /// Passes on a body that comes in pieces. If there is a prospect of other gateways that may do more than this one alone, and
+    /// nobody else gets the body, the rest of it comes over all of them.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -113,57 +120,6 @@ impl Exchange<'_> {
         buffer: &mut BytesMut,
         stored: Stored,
         (progress, as_chunks, prospect): (&Progress<'_>, bool, Option<Prospect>),
-    ) -> Result<(), Trouble> {
-        if prospect.is_some() && self.goes_on_plainly(to, from, buffer).await? {
-            let how = (progress, as_chunks, prospect);
-            return self.exact_as(from, head, buffer, stored.total, how).await.map(drop);
-        }
-        self.assemble((to, from), head, buffer, stored, (progress, as_chunks)).await
-    }
-
-    /// Asks the gateway for the plain body in place of pieces, if no other member has it or gets it. What `buffer` has afterwards
-    /// belongs to the body.
-    ///
-    /// # Errors
-    /// [`Trouble`].
-    async fn goes_on_plainly(
-        &self,
-        to: &mut ToServer<'_>,
-        from: &mut FromServer<'_>,
-        buffer: &mut BytesMut,
-    ) -> Result<bool, Trouble> {
-        // The first message says whether there is a member.
-        let mut first = BytesMut::new();
-        FromGateway::Alone.write(&mut first);
-        while buffer.is_empty() {
-            buffer.extend_from_slice(&self.next_of_body(from, &mut BytesMut::new()).await?);
-        }
-        if !buffer.starts_with(&first) {
-            return Ok(false);
-        }
-        let mut say = BytesMut::new();
-        FromClient::Plain.write(&mut say);
-        to.send(say.freeze()).await.map_err(|error| cut_off(&error))?;
-        loop {
-            match FromGateway::read(buffer).map_err(|_malformed| malformed())? {
-                Some(FromGateway::Plain) => return Ok(true),
-                Some(_) => {}
-                None => buffer.extend_from_slice(&self.next_of_body(from, &mut BytesMut::new()).await?),
-            }
-        }
-    }
-
-    /// Passes on a body of `length` bytes that comes in pieces.
-    ///
-    /// # Errors
-    /// [`Trouble`].
-    async fn assemble(
-        &self,
-        (to, from): (&mut ToServer<'_>, &mut FromServer<'_>),
-        head: &mut BytesMut,
-        buffer: &mut BytesMut,
-        stored: Stored,
-        (progress, as_chunks): (&Progress<'_>, bool),
     ) -> Result<(), Trouble> {
         let total = stored.total;
         let (Some(members), Some(assembly)) = (self.local.members.as_ref(), Assembly::new(total)) else {
@@ -179,19 +135,54 @@ impl Exchange<'_> {
             is_silent: false,
             held: Tally::of(self.account),
             gateway: self.gateway(),
+            left: total,
+            prospect,
+            plain_from: None,
         };
-        let mut left = total;
+        self.assemble(&mut coming, (to, from), head, buffer, (progress, as_chunks)).await?;
+        let Coming { left, prospect, plain_from, .. } = coming;
+        let (Some(prospect), Some(plain_from)) = (prospect.filter(|_| left > 0), plain_from) else {
+            return Ok(());
+        };
+        // What has come in pieces since it was asked for comes once more.
+        let mut again = total - left - plain_from;
+        while again > 0 || buffer.is_empty() {
+            if buffer.is_empty() {
+                buffer.extend_from_slice(&self.next_of_body(from, head).await?);
+            }
+            let count = usize::try_from(again).map_or(buffer.len(), |again| again.min(buffer.len()));
+            buffer.advance(count);
+            again -= count as u64;
+        }
+        let data = buffer.split().freeze();
+        Box::pin(self.over_several(prospect, from, data, left, progress)).await
+    }
+
+    /// Passes on a body in pieces until the app has all of it, or the rest comes without messages.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    async fn assemble(
+        &self,
+        coming: &mut Coming<'_>,
+        (to, from): (&mut ToServer<'_>, &mut FromServer<'_>),
+        head: &mut BytesMut,
+        buffer: &mut BytesMut,
+        (progress, as_chunks): (&Progress<'_>, bool),
+    ) -> Result<(), Trouble> {
         if !coming.keeping.is_on()
             && let Some(news) = coming.news(false)
         {
             to.send(news).await.map_err(|error| cut_off(&error))?;
         }
         loop {
-            coming.read(buffer)?;
+            if coming.read(buffer)? {
+                return Ok(());
+            }
             // While the app takes it, too.
             coming.held.set(coming.assembly.held() + buffer.capacity());
             for came in std::mem::take(&mut coming.arrived) {
-                self.came(&mut coming, came, to).await?;
+                self.came(coming, came, to).await?;
             }
             while let Some(bytes) = coming.assembly.take() {
                 // Before the app has all of it, because the app may leave then.
@@ -206,9 +197,9 @@ impl Exchange<'_> {
                 coming.while_putting(self.put_body(from, head, bytes, as_chunks)).await?;
                 self.guard();
                 progress.add_received(count);
-                left -= count as u64;
+                coming.left -= count as u64;
                 if let Some((_, still)) = self.point().as_mut() {
-                    *still = left;
+                    *still = coming.left;
                 }
             }
             if coming.assembly.is_done() {
@@ -219,11 +210,12 @@ impl Exchange<'_> {
             }
             let mut say = BytesMut::new();
             coming.act(&mut say, self.account.is_tight());
+            coming.ask_for_rest(&mut say);
             coming.held.set(coming.assembly.held() + buffer.capacity());
             if !say.is_empty() {
                 to.send(say.freeze()).await.map_err(|error| cut_off(&error))?;
             }
-            let wakes = coming.assembly.wakes();
+            let (wakes, since) = (coming.assembly.wakes(), Instant::now());
             tokio::select! {
                 biased;
                 Some(came) = coming.fetches.next(), if !coming.fetches.is_empty() => coming.arrived.extend(came),
@@ -231,6 +223,7 @@ impl Exchange<'_> {
                 data = self.next_of_body(from, head) => buffer.extend_from_slice(&data.map_err(resumable)?),
                 () = sleep_until(wakes.unwrap_or_else(Instant::now).into()), if wakes.is_some() => {}
             }
+            coming.prospect.iter_mut().for_each(|prospect| prospect.waited(since.elapsed()));
         }
     }
 
@@ -306,16 +299,21 @@ impl Coming<'_> {
         Some(say.freeze())
     }
 
-    /// Takes what the gateway has said.
-    fn read(&mut self, buffer: &mut BytesMut) -> Result<(), Trouble> {
+    /// Takes what the gateway has said. Returns whether the rest of the body follows without messages.
+    fn read(&mut self, buffer: &mut BytesMut) -> Result<bool, Trouble> {
         while let Some(message) = FromGateway::read(buffer).map_err(|_malformed| malformed())? {
             match message {
                 FromGateway::Listed { index, hash } => self.assembly.listed(index, hash),
                 FromGateway::ListEnds => self.assembly.list_ended(),
                 FromGateway::Alone => self.assembly.named(None),
-                FromGateway::Plain => return Err(malformed()),
+                FromGateway::Plain if self.plain_from.is_some() => return Ok(true),
+                FromGateway::Pieces if self.plain_from.is_some() => {
+                    (self.prospect, self.plain_from) = (None, None)
+                }
+                FromGateway::Plain | FromGateway::Pieces => return Err(malformed()),
                 FromGateway::Fails { id } => self.members.leave(id),
                 FromGateway::Member { id, ip, port } => {
+                    self.prospect = self.prospect.take().filter(|_| self.plain_from.is_some());
                     self.assembly.named(Some((id, beside(self.gateway, ip, port))));
                 }
                 FromGateway::Data { index, bytes } => {
@@ -330,7 +328,17 @@ impl Coming<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Asks the gateway for the rest without messages once it is worth to be asked of other gateways, too.
+    fn ask_for_rest(&mut self, say: &mut BytesMut) {
+        let left = self.left;
+        if self.plain_from.is_none() && self.prospect.as_ref().is_some_and(|prospect| prospect.is_due(left)) {
+            let from = self.assembly.total() - left;
+            self.plain_from = Some(from);
+            FromClient::Plain { from }.write(say);
+        }
     }
 }
 

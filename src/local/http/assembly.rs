@@ -166,6 +166,11 @@ impl Assembly {
         self.next
     }
 
+    /// The number of bytes.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Whether the app has everything.
     pub(super) fn is_done(&self) -> bool {
         self.next == self.count

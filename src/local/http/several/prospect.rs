@@ -10,8 +10,11 @@ use crate::wire::resume::Point;
 
 /// The smallest file that comes over several gateways, in bytes. At 100 Mbit/s it takes more than a second.
 const LEAST: u64 = 16 << 20;
-/// How long the first gateway is measured at least.
+/// How long the first gateway is measured at least, and at most; in between it is this part of the time that the download would
+/// take over it alone. Whoever asks for the same file meanwhile gets it together with this one.
 const MEASURED: Duration = Duration::from_millis(300);
+const MOST_MEASURED: Duration = Duration::from_secs(2);
+const MEASURED_PART: f64 = 0.01;
 /// A download that ends within this time over the first gateway alone stays there: asking others takes a part of a second.
 const WORTH: Duration = Duration::from_secs(2);
 /// The time in which nothing came and the app could have taken more, as a part of the whole: if it is less, the app is slower
@@ -39,9 +42,11 @@ impl Prospect {
     /// Whether the `left` bytes are worth to be asked of other gateways.
     pub(in super::super) fn is_due(&self, left: u64) -> bool {
         let passed = self.since.elapsed();
-        passed >= MEASURED
+        let alone = left as f64 / self.rate(left).max(1.0);
+        let measured = (alone * MEASURED_PART).clamp(MEASURED.as_secs_f64(), MOST_MEASURED.as_secs_f64());
+        passed.as_secs_f64() >= measured
             && self.waited.as_secs_f64() >= passed.as_secs_f64() * WAITING
-            && left as f64 >= self.rate(left) * WORTH.as_secs_f64()
+            && alone >= WORTH.as_secs_f64()
     }
 
     /// The bytes per second that the first gateway has delivered, with `left` bytes left.
