@@ -171,11 +171,12 @@ impl Holdings {
         self.arrived.notify_waiters();
     }
 
-    /// Removes the parts of earlier downloads of `uri` that were cut off, except for `id`.
-    fn forget_incomplete(&self, uri: &str, id: u64) {
+    /// Removes what was kept earlier of the same URI as `id`, if it was cut off or is the same content.
+    fn forget_older(&self, id: u64, new: &Stored) {
         let mut old = Vec::new();
-        self.store.each(uri, |other, stored| {
-            if other < id && !stored.is_complete() {
+        let is_same = |other: &Stored| new.is_complete() && sorted(&other.pieces) == sorted(&new.pieces);
+        self.store.each(&new.uri, |other, stored| {
+            if other < id && (!stored.is_complete() || is_same(&stored)) {
                 old.push(other);
             }
         });
@@ -185,4 +186,10 @@ impl Holdings {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn sorted(pieces: &[Listed]) -> Vec<(u32, PieceHash)> {
+    let mut pieces: Vec<_> = pieces.iter().map(|listed| (listed.index, listed.hash)).collect();
+    pieces.sort_unstable();
+    pieces
 }

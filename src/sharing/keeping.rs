@@ -100,9 +100,8 @@ impl Drop for Keeping {
         let end = move || {
             let draft = written.lock().unwrap_or_else(PoisonError::into_inner).draft.take();
             if let Some(draft) = draft {
-                let (uri, id) = (stored.uri.clone(), draft.id());
                 match draft.store(stored) {
-                    Ok(_) => holdings.forget_incomplete(&uri, id),
+                    Ok((id, stored)) => holdings.forget_older(id, &stored),
                     Err(error) => tracing::debug!(%error, "a download is not kept"),
                 }
             }
@@ -121,6 +120,27 @@ mod tests {
 
     use super::*;
     use crate::memory::Budget;
+    use crate::wire::sharing;
+
+    #[tokio::test]
+    async fn what_is_downloaded_again_is_kept_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let holdings =
+            Holdings::open(&directory.path().join("kept"), 1 << 30, &Budget::new(1 << 24)).unwrap();
+        for (byte, expected) in [(1, 1), (1, 1), (2, 2), (2, 2)] {
+            let stored = Stored::of_body("http://h/f".into(), sharing::LEAST, SystemTime::now());
+            let keeping = Keeping::new(&holdings, stored);
+            let whole = Bytes::from(vec![byte; usize::try_from(sharing::LEAST).unwrap()]);
+            assert!(keeping.keep(0, whole.clone()).await);
+            drop(keeping);
+            while holdings.index().growing > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(holdings.size().entries, expected, "{byte}");
+            let piece = whole.slice(..usize::try_from(sharing::PIECE).unwrap());
+            assert_eq!(holdings.get(crate::cache::pieces::hash(&piece)).await, Some(piece));
+        }
+    }
 
     #[tokio::test]
     async fn one_download_may_take_all_that_is_kept_for_others() {
