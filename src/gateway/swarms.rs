@@ -31,8 +31,9 @@ const CHILDREN: usize = 2;
 const STUCK: Duration = Duration::from_secs(2);
 /// How many members above one are looked at.
 const MOST_ABOVE: usize = 64;
-/// Whoever has failed this many clients is not named any more.
+/// Whoever has failed this many clients is not named for a while: two that blame a member for nothing do not keep it from all others.
 const MOST_FAILED: usize = 2;
+const UNNAMED: Duration = Duration::from_secs(60);
 /// A member has failed a client that has got this many pieces in a row from the gateway instead, however little it says that it has:
 /// the nearer a member is to the gateway, the sooner it gets a piece from there.
 const MOST_ALONE: u32 = 2;
@@ -92,8 +93,10 @@ struct Member {
     depth: u32,
     /// How many pieces in a row it has got from the gateway since it was sent there.
     alone: u32,
-    /// How many clients have got nothing from it, although it has what they asked for, since another one got something.
+    /// How many clients have got nothing from it, although it has what they asked for, since another one got something; and when the
+    /// last of them did.
     failed: usize,
+    failed_at: Instant,
     /// The clients that got nothing from it, and until when they are not sent to it.
     avoiding: Vec<(NodeId, Instant)>,
     /// How many of its streams wait for their turn to get a piece from the gateway.
@@ -248,6 +251,7 @@ impl Swarm {
             depth: 0,
             alone: 0,
             failed: 0,
+            failed_at: Instant::now(),
             avoiding: Vec::new(),
             waiting: 0,
             turns: turns.unwrap_or(0),
@@ -277,7 +281,7 @@ impl Swarm {
                 && (member.is_complete || member.open > 0 && (member.count, Reverse(member.number)) > own)
                 && !member.is_stuck
                 && (!member.is_link_local || interface.is_some() && member.interface == interface)
-                && member.failed < MOST_FAILED
+                && !member.is_failing(now)
                 && !member.avoiding.iter().any(|(other, until)| *other == asker && now < *until)
                 && is_allowed(member.id)
         };
@@ -305,7 +309,9 @@ impl Swarm {
     fn failed(&mut self, id: NodeId, asker: NodeId, has_more: bool, now: Instant) {
         let by_link_local = self.find(asker).is_some_and(|asker| asker.is_link_local);
         if let Some(known) = self.find(id) {
-            known.failed += usize::from(has_more && known.is_link_local == by_link_local);
+            if has_more && known.is_link_local == by_link_local {
+                (known.failed, known.failed_at) = (known.failed + 1, now);
+            }
             known.avoiding.retain(|(other, until)| *other != asker && now < *until);
             if known.avoiding.len() < MOST_AVOIDING {
                 known.avoiding.push((asker, now + AVOIDED));
@@ -399,6 +405,13 @@ impl Swarm {
         }
         self.find(id).into_iter().for_each(|known| known.turns += 1);
         Some(Some(self.turns.begin(id, now)))
+    }
+}
+
+impl Member {
+    /// It is not named, because it has failed others.
+    fn is_failing(&self, now: Instant) -> bool {
+        self.failed >= MOST_FAILED && now < self.failed_at + UNNAMED
     }
 }
 
@@ -563,7 +576,8 @@ impl Drop for Place {
             }
             // Whoever has only a part is of no use to others, who would wait for the rest. Who has failed others is not forgiven for
             // coming anew.
-            swarm.members.retain(|known| known.open > 0 || known.is_complete || known.failed >= MOST_FAILED);
+            let now = Instant::now();
+            swarm.members.retain(|known| known.open > 0 || known.is_complete || known.is_failing(now));
         });
     }
 }

@@ -212,6 +212,20 @@ fn a_member_at_an_address_of_the_local_link_is_named_to_those_on_the_same_networ
 }
 
 #[test]
+fn a_member_that_two_have_blamed_is_named_again_after_a_while() {
+    let (swarms, now) = (Arc::<Swarms>::default(), Instant::now());
+    enter(&swarms, 1).complete();
+    for number in 2..4 {
+        let other = enter(&swarms, number);
+        assert_eq!(name(&other), Some(1));
+        other.failed(node(1), now);
+    }
+    let last = enter(&swarms, 4);
+    let named = |at| last.name(at, |_| true).map(|named| named.id);
+    assert_eq!((named(now), named(now + UNNAMED)), (None, Some(node(1))));
+}
+
+#[test]
 fn a_member_is_not_blamed_by_those_that_may_not_reach_its_kind_of_address() {
     let swarms = Arc::<Swarms>::default();
     let from = SocketAddrV6::new(Ipv6Addr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]), 50000, 0, 2).into();
