@@ -65,6 +65,8 @@ struct Row {
     /// The bytes of the body that are stored, and those that it has.
     stored: u64,
     size: u64,
+    /// Which bytes are stored, each part with the offset of its first byte and of the one after its last; none if all are.
+    parts: Vec<(u64, u64)>,
     status: u16,
     /// Since the server has sent or validated it; none when the clock was set back.
     age: Option<u64>,
@@ -323,6 +325,10 @@ fn row(store: &'static str, (id, stored): (u64, Stored), uses: &HashMap<u64, Use
     Row {
         stored: stored.length(),
         size: stored.total,
+        parts: match stored.is_complete() {
+            true => Vec::new(),
+            false => stored.parts.iter().map(|part| (part.start, part.end)).collect(),
+        },
         status: stored.status,
         age: policy::age(&stored, now).map(|age| age.as_secs()),
         fresh_for: policy::remaining(&stored, now).as_secs(),
@@ -354,9 +360,13 @@ impl Row {
     #[expect(clippy::cast_precision_loss, reason = "a time for people")]
     fn cells(&self) -> [String; 7] {
         let time = |seconds: u64| report::age(seconds as f64);
-        let size = match self.stored == self.size {
-            true => report::bytes(self.size),
-            false => format!("{} of {}", report::bytes(self.stored), report::bytes(self.size)),
+        let (stored, all) = (report::bytes(self.stored), report::bytes(self.size));
+        let size = match &*self.parts {
+            _ if self.stored == self.size => all,
+            [(0, _)] => format!("first {stored} of {all}"),
+            [(start, _)] => format!("{stored} after {} of {all}", report::bytes(*start)),
+            [] => format!("{stored} of {all}"),
+            parts => format!("{stored} in {} parts of {all}", parts.len()),
         };
         [
             size,
@@ -413,6 +423,33 @@ mod tests {
             ("", true),
         ] {
             assert_eq!(matches(pattern, url), wanted, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_of_a_file_is_listed() {
+        const MB: u64 = 1_000_000;
+        for (parts, stored, expected) in [
+            (vec![], 9 * MB, "9.00 MB"),
+            (vec![(0, 2 * MB)], 2 * MB, "first 2.00 MB of 9.00 MB"),
+            (vec![(2 * MB, 5 * MB)], 3 * MB, "3.00 MB after 2.00 MB of 9.00 MB"),
+            (vec![(0, MB), (5 * MB, 6 * MB)], 2 * MB, "2.00 MB in 2 parts of 9.00 MB"),
+            (vec![], 0, "0 B of 9.00 MB"),
+        ] {
+            let row = Row {
+                url: "http://h/f".into(),
+                store: "cache",
+                stored,
+                size: 9 * MB,
+                parts,
+                status: 200,
+                age: None,
+                fresh_for: 0,
+                hits: 0,
+                members: 0,
+                saved: 0,
+            };
+            assert_eq!(row.cells()[0], expected);
         }
     }
 
