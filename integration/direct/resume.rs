@@ -11,6 +11,8 @@ use crate::refusals::{self, metric};
 
 /// More links than a download tries in a row without progress.
 const CONTENT: usize = 2 << 20;
+/// What says which version of the content it is.
+const ETAG: &str = "ETag: \"a\"\r\n";
 /// Bytes that one link carries before it breaks.
 const CARRIED: u64 = 128 << 10;
 
@@ -19,7 +21,7 @@ async fn a_download_continues_while_each_link_carries_some_of_it() {
     let mut lab = Lab::new().await;
     lab.link_address = fragile(lab.link_address).await;
     let proxy = lab.proxy().await;
-    let server = serve(true).await;
+    let server = serve(ETAG, true).await;
     let mut app = Peer::connect(proxy.address).await;
     app.say(format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
     let head = app.head().await;
@@ -29,16 +31,25 @@ async fn a_download_continues_while_each_link_carries_some_of_it() {
 
 #[tokio::test]
 async fn a_download_that_the_next_gateway_does_not_continue_is_not_counted_as_rescued() {
+    for (version, why) in [
+        (ETAG, "no other gateway could continue the download"),
+        ("", "the server has not said which version"),
+    ] {
+        ends_early(version, why).await;
+    }
+}
+
+async fn ends_early(version: &'static str, why: &str) {
     let mut lab = Lab::new().await;
     lab.link_address = fragile(lab.link_address).await;
     let proxy = lab.proxy().await;
-    let server = serve(false).await;
+    let server = serve(version, false).await;
     let mut app = Peer::connect(proxy.address).await;
     app.say(format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
     let received = app.rest_before_reset().await;
     assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < CONTENT);
     assert_eq!(metric(&proxy, "connections_rescued_total{").await, Vec::<String>::new());
-    is_told(&proxy, &server.to_string(), "no other gateway could continue the download").await;
+    is_told(&proxy, &server.to_string(), why).await;
 }
 
 #[tokio::test]
@@ -46,7 +57,7 @@ async fn a_tunnel_that_ends_with_its_gateway_is_counted_and_shown() {
     let mut lab = Lab::new().await;
     lab.link_address = fragile(lab.link_address).await;
     let proxy = lab.proxy().await;
-    let server = serve(true).await;
+    let server = serve(ETAG, true).await;
     let mut app = Peer::connect(proxy.address).await;
     app.say(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n")).await;
     app.head().await;
@@ -118,20 +129,20 @@ async fn fragile(link: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Serves the content, or if it `has_ranges`, the requested range of it.
-async fn serve(has_ranges: bool) -> SocketAddr {
+/// Serves this version of the content, or if it `has_ranges`, the requested range of it.
+async fn serve(version: &'static str, has_ranges: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(answer(stream, has_ranges));
+            tokio::spawn(answer(stream, version, has_ranges));
         }
     });
     address
 }
 
-async fn answer(mut stream: TcpStream, has_ranges: bool) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, version: &str, has_ranges: bool) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(within(stream.read_u8()).await?);
@@ -147,7 +158,7 @@ async fn answer(mut stream: TcpStream, has_ranges: bool) -> std::io::Result<()> 
     // What the gateway stored would go on where the server does not.
     let control = if has_ranges { "public" } else { "no-store" };
     let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"a\"\r\nCache-Control: {control}\r\n\r\n",
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{version}Cache-Control: {control}\r\n\r\n",
         rest.len()
     );
     stream.write_all(head.as_bytes()).await?;

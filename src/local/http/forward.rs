@@ -141,10 +141,19 @@ pub(super) async fn forward(
 /// Resumes a download whose link was lost, and counts the one that cannot be.
 async fn resume(exchange: &Exchange<'_>, lost: String, record: &mut Record) -> Result<(), Trouble> {
     let gateway = record.gateway.clone();
+    let is_resumable = exchange.point().is_some();
     let resumed = exchange.resume(lost.clone(), record).await;
     if let Err(Trouble::Truncated(why)) = &resumed {
-        let and = if *why == lost { String::new() } else { format!(": {why}") };
-        let why = format!("{lost}, and no other gateway could continue the download{and}");
+        let and = match is_resumable {
+            false => {
+                ", and the rest cannot be asked for: the server has not said which version of how many bytes it sends \
+                 (Content-Length, with ETag or an older Last-Modified)"
+                    .to_owned()
+            }
+            true if *why == lost => ", and no other gateway could continue the download".into(),
+            true => format!(", and no other gateway could continue the download: {why}"),
+        };
+        let why = lost + &and;
         record.cut("gateway", &gateway, &why);
     }
     resumed
