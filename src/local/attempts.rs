@@ -100,7 +100,7 @@ impl Attempts {
     }
 
     /// The sentences that tell why there is no link, the most telling one first: that this node was removed, else one for each
-    /// gateway that should be there, else one of any. Among those the first [`Cause`] counts, and among equal ones the latest.
+    /// gateway that should be there, else one of any. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest.
     /// Left out are gateways of which something is `known` already, and beside other sentences those that are not on a network of
     /// this machine: mostly that is an address that only gateways reach.
     pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
@@ -131,6 +131,8 @@ impl Attempts {
                 told.push(attempt);
             }
         }
+        // In an order that does not change with each attempt: the same outage is counted by its words.
+        told.sort_by_key(|attempt| (rank(attempt), attempt.gateway, attempt.address));
         told.into_iter().map(|attempt| attempt.sentence.clone()).collect()
     }
 }
@@ -170,7 +172,7 @@ mod tests {
             (&[(Distrust, false), (Unanswered, false)], &[1]),
             (&[(Distrust, false), (Protocol, false)], &[1]),
             (&[(Distrust, false), (NoRoute, false)], &[0]),
-            (&[(Refused, true), (Refused, true)], &[1, 0]),
+            (&[(Refused, true), (Refused, true)], &[0, 1]),
         ];
         let now = Instant::now();
         for (failed, shown) in table {
