@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,13 +74,16 @@ impl Store {
             chores.push_back(Chore::Remove(id));
         }
         self.changes.fetch_add(1, Relaxed);
-        let is_first = {
+        let (is_first, has_time) = {
             let mut unwritten = self.unwritten();
             unwritten.chores.append(&mut chores);
-            !std::mem::replace(&mut unwritten.is_writing, true)
+            (!std::mem::replace(&mut unwritten.is_writing, true), unwritten.has_time())
         };
         if !is_first {
-            self.hurry.notify_one();
+            // To wake the thread only so that it sleeps again would cost more than the rest of this.
+            if !has_time {
+                self.hurry.notify_one();
+            }
             return;
         }
         let writing = Writing { store: self.clone(), has_ended: false };
@@ -88,7 +92,10 @@ impl Store {
 
     /// Writes what is not on the disk yet. Whatever was stored before is there when this returns, unless the disk takes no more.
     pub fn flush(&self) {
-        while self.do_chore() {}
+        while self.do_chore() {
+            // Each file takes a part of a millisecond, and somebody may wait for a response meanwhile.
+            thread::yield_now();
+        }
     }
 
     /// Does the first of the chores; false when there is none.
