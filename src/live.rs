@@ -64,6 +64,9 @@ impl Live {
         // Compared with the start: what waits for a restart goes on to wait, however often the file is read.
         let (changes, later) = self.config.reload(&new);
         self.config.node.drain = new.node.drain;
+        if !later.contains(&"server") {
+            self.config.gateway.server.clone_from(&new.gateway.server);
+        }
         self.apply(changes);
         tracing::info!("configuration reloaded");
         if !later.is_empty() {

@@ -1,5 +1,6 @@
 use super::location::MAX_FILE;
 use super::*;
+use crate::wire::target::Target;
 
 fn parse(text: &str) -> Result<Config, Problem> {
     Config::of_text(text)
@@ -80,6 +81,24 @@ fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
         named(&format!("{redirected}\ndns = '127.0.0.1:53'\ndns-local = 'a=192.0.2.1'")),
         ["transparent", "dns"]
     );
+}
+
+/// What is refused until a restart must not open a gateway, or close it, meanwhile.
+#[test]
+fn whether_there_are_servers_at_all_changes_at_the_next_start_only() {
+    let servers = |old: &str, new: &str| {
+        let (live, later) = parse(old).unwrap().reload(&parse(new).unwrap());
+        let servers: Vec<_> = live.gateway.servers.iter().map(ToString::to_string).collect();
+        let other: Target = "other.example:1".parse().unwrap();
+        let is_open = live.gateway.access.judge_name(&other).is_ok();
+        (servers, is_open, later.contains(&"server"))
+    };
+    let (none, one, other) = ("", "server = 'a.example:1'", "server = 'b.example:1'");
+    let named = |name: &str| vec![name.to_owned()];
+    assert_eq!(servers(none, none), (vec![], true, false));
+    assert_eq!(servers(one, other), (named("b.example:1"), false, false));
+    assert_eq!(servers(one, none), (named("a.example:1"), false, true));
+    assert_eq!(servers(none, one), (vec![], true, true));
 }
 
 #[test]

@@ -367,8 +367,7 @@ impl RunningGateway {
         self.gateway.clients.change(limits);
         self.sharer.iter().for_each(|sharer| sharer.change(limits.rate));
         self.servers.send_if_modified(|now| {
-            // Whether there are servers at all changes at the next start only.
-            let changed = *now != servers && now.is_empty() == servers.is_empty();
+            let changed = *now != servers;
             if changed {
                 *now = servers;
             }

@@ -199,6 +199,9 @@ impl Options {
             front_ca,
             no_cache,
         } = new;
+        // Whether there are servers at all decides what a node is, and without any every destination is open: which ones can change.
+        let is_other = self.server.is_empty() != server.is_empty();
+        let server = if is_other { &self.server } else { server };
         let live = Live {
             access: Access::new(server, allow, deny),
             upstream: Upstream::new(upstream.clone(), upstream_except.clone()),
@@ -212,8 +215,7 @@ impl Options {
         };
         let later = changed([
             ("link", self.link != *link),
-            // Whether there are servers at all decides what a node is; which ones can change.
-            ("server", self.server.is_empty() != server.is_empty()),
+            ("server", is_other),
             ("probe", self.probe != *probe),
             ("probe-expect", self.probe_expect != *probe_expect),
             ("probe-interval", self.probe_interval != *probe_interval),
