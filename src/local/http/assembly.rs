@@ -229,6 +229,9 @@ impl Assembly {
         self.window = if is_tight { 1 } else { WINDOW };
         for index in self.next..self.count.min(self.next + self.window) {
             let (hash, is_next) = (self.hashes.get(&index).copied(), index == self.next);
+            // A piece of which the gateway had a part before has no hash, although it is there.
+            let is_passed_over =
+                hash.is_none() && (1..=WINDOW).any(|more| self.hashes.contains_key(&(index + more)));
             let patience = self.patience();
             let may_owe = self.owed.len() < sharing::MOST_WANTED;
             let slot = self.slots.entry(index).or_default();
@@ -263,7 +266,7 @@ impl Assembly {
                     }
                 }
                 // The member cannot be asked before the gateway has the piece itself.
-                (None, Some(_)) if !self.list_has_ended => {}
+                (None, Some(_)) if !self.list_has_ended && !is_passed_over => {}
                 // Whether there is a member is about to be known.
                 (_, None) if !self.is_answered && !is_next => {}
                 (_, None) if !self.is_answered && self.asked == 0 => {}

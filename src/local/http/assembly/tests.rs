@@ -80,6 +80,14 @@ fn pieces_are_asked_of_a_member_once_they_are_listed_and_those_that_this_node_ha
 }
 
 #[test]
+fn a_piece_without_a_hash_before_one_that_has_one_comes_from_the_gateway_at_once() {
+    let (mut assembly, now) = (Assembly::new(TOTAL).unwrap(), Instant::now());
+    assembly.named(Some(at(1)));
+    [0, 2].map(|index| assembly.listed(index, pieces::hash(&piece(index))));
+    assert_eq!(asked(&assembly.actions(now, false, nothing)), [(0, Some(1)), (1, None), (2, Some(1))]);
+}
+
+#[test]
 fn of_a_member_that_sends_nothing_the_gateway_is_told_first_and_then_asked_for_the_piece() {
     let mut assembly = listed();
     assembly.named(Some(at(1)));
