@@ -26,6 +26,8 @@ const ALONE: Duration = Duration::from_secs(60);
 /// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
 /// that brought something else or stood still; and how long a response counts as one that depends on who asks.
 const APART: Duration = Duration::from_secs(600);
+/// How long a URI counts as one of which a client fetches parts over several gateways, after each part.
+const SPREAD: Duration = Duration::from_secs(5);
 /// How long the server of a URI is not compared once more with a fetch by another one.
 const TRIED: Duration = Duration::from_secs(60);
 /// How long the bytes of a stored response count as right after they were compared with its digest, and how long they are not hashed
@@ -45,6 +47,8 @@ pub struct Cache {
     alone: Mutex<Remembered>,
     /// URIs whose last response depended on who had asked, as far as is known.
     personal: Mutex<Remembered>,
+    /// URIs that a client fetches parts of over several gateways.
+    spread: Mutex<Remembered>,
     /// URIs whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
     /// Members whose fetches are not, either: however many URIs they name, they stay known.
@@ -110,6 +114,7 @@ impl Cache {
             fetches: Mutex::default(),
             alone: Mutex::default(),
             personal: Mutex::default(),
+            spread: Mutex::default(),
             apart: Mutex::default(),
             liars: Mutex::default(),
             tried: Mutex::default(),
@@ -168,6 +173,16 @@ impl Cache {
     /// Notes that the response for `uri` could be shared only by requests with the same identity.
     pub(super) fn note_personal(&self, uri: &str) {
         self.remember(&self.personal, uri, APART);
+    }
+
+    /// Notes that a client fetches parts of `uri` over several gateways now.
+    pub(super) fn note_spread(&self, uri: &str) {
+        self.remember(&self.spread, uri, SPREAD);
+    }
+
+    /// Whether one did so a moment ago.
+    pub(super) fn is_spread(&self, uri: &str) -> bool {
+        self.counts(&self.spread, uri)
     }
 
     /// Whether a fetch for `uri` by `member` may be shared with those who ask for the same content by another URI.

@@ -36,12 +36,13 @@ use crate::link::relay::Progress;
 use crate::memory::{Account, Kind, Tally};
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
-use crate::wire::http::{ANONYMOUS, DIGEST, DISCARD, RequestHead};
+use crate::wire::http::{ANONYMOUS, DIGEST, DISCARD, PART, RequestHead};
 use crate::wire::sharing::Offer;
 use crate::wire::target::Target;
 use asker::{Asker, Gone, LocalStream, beyond};
 use server::Server;
 
+// fields: the server, what the request that is being served asks for, and the connection
 /// One stream of requests to one server.
 struct Stream<'a> {
     gateway: Arc<Gateway>,
@@ -54,6 +55,8 @@ struct Stream<'a> {
     credential: Option<Vec<u8>>,
     /// The digest that the file of that request must have, if an index names one.
     digest: Option<Digest>,
+    /// The client fetches parts of the file over other gateways, too.
+    is_part: bool,
     asker: Asker<'a>,
     /// What the client offers, and where its link comes from: to take bodies in pieces, of other members too.
     offer: Option<(Offer, Option<SocketAddr>)>,
@@ -73,6 +76,8 @@ struct OwnFields {
     digest: Option<Digest>,
     /// What is stored of this URI was wrong.
     discards: bool,
+    /// The client fetches parts of the file over other gateways, too.
+    is_part: bool,
     /// There are such fields.
     has_any: bool,
 }
@@ -83,14 +88,15 @@ impl OwnFields {
         let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
         let discards = request.fields.get(DISCARD).is_some();
         let digest = request.fields.get(DIGEST);
-        let has_any = credential.is_some() || discards || digest.is_some();
+        let is_part = request.fields.get(PART).is_some();
+        let has_any = credential.is_some() || discards || is_part || digest.is_some();
         let credential = credential.filter(|_| is_secure);
         let digest = digest.and_then(|digest| Digest::parse(str::from_utf8(digest).ok()?));
         let digest = digest.filter(|digest| digest.is_strong() && request.method == Method::GET);
         if has_any {
-            [ANONYMOUS, DISCARD, DIGEST].into_iter().for_each(|name| request.fields.remove(name));
+            [ANONYMOUS, DISCARD, DIGEST, PART].into_iter().for_each(|name| request.fields.remove(name));
         }
-        Self { credential, digest, discards, has_any }
+        Self { credential, digest, discards, is_part, has_any }
     }
 
     /// The head as the server gets it: `raw` if nothing was taken out.
@@ -254,6 +260,7 @@ impl<'a> Stream<'a> {
             uris,
             credential: None,
             digest: None,
+            is_part: false,
             asker,
             offer: None,
             server: None,
@@ -311,6 +318,7 @@ impl Stream<'_> {
                         self.cache.discard(&uri, asked.digest.clone()).await;
                     }
                     (self.credential, self.digest) = (asked.credential, asked.digest);
+                    self.is_part = asked.is_part;
                     Box::pin(self.share(head, &request, uri)).await?
                 }
                 uri => match self.serve_ranges(&request).await? {

@@ -29,6 +29,8 @@ const MOST_PLACES: usize = 32 * 1024;
 const CHILDREN: usize = 2;
 /// Whoever has got nothing for so long, although there is something to get, does not go on.
 const STUCK: Duration = Duration::from_secs(2);
+/// Whoever has got nothing for so long does not count as another one who gets the body.
+const IDLE: Duration = Duration::from_secs(5);
 /// How many members above one are looked at.
 const MOST_ABOVE: usize = 64;
 /// Whoever has failed this many clients is not named for a while: two that blame a member for nothing do not keep it from all others.
@@ -466,9 +468,15 @@ impl Place {
         });
     }
 
-    /// Whether no other client gets this body, or has it.
+    /// Whether nobody else gets this body, or has it: no other client, nor another app of this one.
     pub(crate) fn is_alone(&self) -> bool {
-        let is_other = |known: &Member| known.id != self.member && (known.open > 0 || known.is_complete);
+        let now = Instant::now();
+        let is_other = |known: &Member| match known.id == self.member {
+            true => known.open > 1,
+            false if known.is_complete => !known.is_failing(now),
+            // Whoever enters and takes nothing keeps nobody from anything.
+            false => known.open > 0 && now < known.moved + IDLE,
+        };
         self.with(|swarm| !swarm.members.iter().any(is_other)).unwrap_or(true)
     }
 

@@ -154,6 +154,12 @@ impl Growing {
         self.is_whole
     }
 
+    /// Whether it is fetched up to its end.
+    #[must_use]
+    pub fn is_to_the_end(&self) -> bool {
+        self.total == Some(self.range.1)
+    }
+
     /// Whether the rest can be fetched over another connection if this one stops: it is certain to be of the same content, or can
     /// be compared with the bytes received so far.
     #[must_use]

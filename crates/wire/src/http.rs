@@ -57,6 +57,9 @@ pub const DISCARD: &str = "laneway-discard";
 /// The field with which a client's node says which digest the file must have, as an index names it: `ALGORITHM:HEX`. Content that
 /// was proved to have it answers the request, whatever its URI and age.
 pub const DIGEST: &str = "laneway-digest";
+/// The field with which a client's node says that it fetches parts of a file over several gateways, and with which a gateway answers
+/// that it fetches the file for others now, and gives this part later.
+pub const PART: &str = "laneway-part";
 
 /// The number of empty lines that are ignored before a request line (RFC 9112 §2.2: at least one SHOULD be).
 const MAX_EMPTY_LINES: usize = 4;

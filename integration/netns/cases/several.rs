@@ -10,10 +10,11 @@ use crate::lab::web::{Request, Web, wait_for_the_end, who};
 use crate::lab::{Case, Host, Lab, wait_until};
 use laneway::telemetry::journal::Happening;
 use laneway::telemetry::snapshot::Snapshot;
+use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -31,6 +32,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "several::machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once",
         machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once,
+    ),
+    (
+        "several::machines_that_ask_later_have_the_line_of_their_gateway_for_themselves",
+        machines_that_ask_later_have_the_line_of_their_gateway_for_themselves,
     ),
     (
         "several::content_that_changes_meanwhile_is_never_spliced_in",
@@ -72,8 +77,9 @@ struct Served {
     is_silent: bool,
     /// It sends no more than the beginning yet.
     waits: Arc<AtomicBool>,
-    /// The bytes of bodies that were sent.
+    /// The bytes of bodies that were sent, in all and to each gateway.
     sent: Arc<AtomicU64>,
+    sent_to: Arc<Mutex<HashMap<Ipv4Addr, usize>>>,
 }
 
 impl Served {
@@ -105,6 +111,7 @@ impl Served {
         for piece in version(number)[start..end].chunks(STEP) {
             stream.write_all(piece)?;
             self.sent.fetch_add(piece.len() as u64, Relaxed);
+            *self.sent_to.lock().unwrap().entry(asked.from).or_default() += piece.len();
             if self.waits.load(Relaxed) {
                 wait_until("the server to be let go", || !self.waits.load(Relaxed));
             }
@@ -298,6 +305,37 @@ fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab:
     }
     let sent = served.sent.load(Relaxed);
     assert!(sent < (LENGTH + 4 * MIB) as u64, "{sent} bytes were sent");
+}
+
+/// The one before it, whose download comes over both gateways by then, goes on over the other one.
+fn machines_that_ask_later_have_the_line_of_their_gateway_for_themselves(lab: &Lab) {
+    let served = Served::default();
+    let web = served.web(lab);
+    let gateways = ["g1", "g2"].map(|name| lab.gateway(name));
+    let clients = ["c1", "c2", "c3"].map(|name| lab.client(name));
+    let [c1, c2, c3] = &clients;
+    let group = lab.group(&[&gateways[0], &gateways[1], c1, c2, c3], &[]);
+    let _other = group.gateway(&gateways[1], &[]);
+    let mut nodes = clients.each_ref().map(|client| group.client(client, &[]));
+    for node in &mut nodes {
+        (0..2).for_each(|_link| drop(node.wait_for_line("link up", START)));
+    }
+    ["g1", "g2"].into_iter().for_each(|gateway| lab.narrow(gateway, "16mbit"));
+    let first = download_at(c1, &[]);
+    let of_both = || {
+        gateways
+            .iter()
+            .all(|gateway| web.asked("/file").iter().any(|asked| asked.from == gateway.addresses()[1]))
+    };
+    wait_until("the download over both gateways", || first.printed() > 4 * MIB as u64 && of_both());
+    let second = download_at(c2, &[]);
+    wait_until("the second to get something", || second.printed() > 0);
+    let all = [first, second, download_at(c3, &[])].map(|download| download.finish(PATIENCE * 3).success());
+    all.iter().for_each(|got| assert_eq!(sha256(&got.stdout), sha256(version(1))));
+    let sent_to = served.sent_to.lock().unwrap();
+    let most = sent_to.values().max();
+    // Some parts were on their way.
+    assert!(most.is_some_and(|most| *most < LENGTH + 8 * MIB), "{sent_to:?}");
 }
 
 /// Another gateway would fetch the whole and give parts of it.

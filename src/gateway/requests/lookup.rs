@@ -133,6 +133,14 @@ impl Stream<'_> {
         (fits && comes).then_some(body)
     }
 
+    /// Whether all that is missing of what `request` wants a part of is being fetched for other clients.
+    pub(super) fn is_fetched_for_others(&self, request: &RequestHead, uri: &str, varying: &[String]) -> bool {
+        let running = self.cache.running(&self.key(&without_range(request), uri, varying));
+        let outcome = running.and_then(|running| running.borrow().clone());
+        let own = self.asker.account.holder();
+        matches!(outcome, Some(Outcome::Growing(body, _)) if body.is_to_the_end() && body.other_holder(own).is_some())
+    }
+
     /// Whether `request` wants the rest of a body from an offset on to which the fetch for `key` does not come soon.
     pub(super) fn is_far_ahead(&self, request: &RequestHead, key: &str) -> bool {
         let Wanted::From(start) = partial::wanted(request) else { return false };

@@ -15,6 +15,7 @@ use crate::cache::growing::{Broken, Growing, Reader};
 use crate::cache::pieces::Listed;
 use crate::cache::store::{self, Body, Store};
 use crate::cache::stored::Stored;
+use crate::gateway::cache::Cache;
 use crate::gateway::swarms::{Named, Place, Turn};
 use crate::limits::buffer_pool::memory_of;
 use crate::memory::{Account, Tally};
@@ -115,14 +116,15 @@ impl Stream<'_> {
         let membership = self.gateway.membership.clone();
         let is_allowed = move |id| !membership.revokes(id);
         session.name(&is_allowed);
-        let (store, account) = (self.cache.store.clone(), self.asker.account.clone());
+        let (cache, account) = (self.cache.clone(), self.asker.account.clone());
+        let store = cache.store.clone();
         let (mut from, mut to) = self.asker.halves()?;
         loop {
             while session.out.len() < MOST_SAID
                 && let Some(message) =
                     FromClient::read(from.buffer).map_err(|_malformed| End::Broken("a malformed message"))?
             {
-                session.take(&message, (count, total), &account, &is_allowed)?;
+                session.take(&message, (count, total), (&cache, &account), &is_allowed)?;
             }
             let has_more = session.out.len() >= MOST_SAID;
             if !session.out.is_empty() {
@@ -211,7 +213,7 @@ impl Session {
         &mut self,
         message: &FromClient,
         (count, total): (u32, u64),
-        account: &Account,
+        (cache, account): (&Cache, &Account),
         is_allowed: &impl Fn(NodeId) -> bool,
     ) -> Result<(), End> {
         match *message {
@@ -220,7 +222,7 @@ impl Session {
             FromClient::Plain { from } if from > total => {
                 return Err(End::Broken("the rest from beyond the end of the body"));
             }
-            FromClient::Plain { .. } if self.is_for_others(account) => {
+            FromClient::Plain { .. } if self.is_for_others(cache, account) => {
                 FromGateway::Pieces.write(&mut self.out)
             }
             FromClient::Plain { from } => {
@@ -264,11 +266,14 @@ impl Session {
         Ok(())
     }
 
-    /// Whether what this client gets is there for others, too: they get it now, or it is stored.
-    fn is_for_others(&self, account: &Account) -> bool {
+    /// Whether what this client gets is there for others, too: they get it now, as parts over several gateways or in the same way, or
+    /// it is stored.
+    fn is_for_others(&self, cache: &Cache, account: &Account) -> bool {
         match &self.source {
             Source::Growing { body, .. } => {
-                !self.place.is_alone() || body.other_holder(account.holder()).is_some()
+                !self.place.is_alone()
+                    || cache.is_spread(&body.stored.uri)
+                    || body.other_holder(account.holder()).is_some()
             }
             Source::Stored(..) => true,
         }

@@ -17,7 +17,7 @@ use crate::cache::policy::{self, Use};
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
 use crate::memory::Tally;
-use crate::wire::http::{RequestHead, simple_response};
+use crate::wire::http::{PART, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
 const MOST_TURNS: usize = 4;
@@ -72,6 +72,12 @@ impl Stream<'_> {
             {
                 return Ok(next);
             }
+            if self.is_part {
+                self.cache.note_spread(&uri);
+                if self.is_fetched_for_others(request, &uri, &found.varying) {
+                    return self.answer_later().await;
+                }
+            }
             let mut key = self.key(request, &uri, &found.varying);
             if self.is_far_ahead(request, &key) {
                 // Those who want the same part may share it.
@@ -86,6 +92,15 @@ impl Stream<'_> {
         }
         self.gateway.telemetry.cache.one("passed");
         self.pass(head, request).await
+    }
+
+    /// Answers that this part of a file is not fetched by itself, because all of it comes for others.
+    async fn answer_later(&mut self) -> Result<Next, End> {
+        self.asker.grant()?;
+        let body = "others get the file over this gateway now\n";
+        let answer = simple_response(503, "Service Unavailable", &[(PART, "later")], body, true);
+        self.asker.send(answer).await?;
+        Ok(Next::Request)
     }
 
     /// Answers from a fetch for `key`, which this begins unless there is one.

@@ -30,6 +30,9 @@ use crate::wire::http::ResponseHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway};
 
+/// When the gateway is asked again for the rest of a body without messages that others got, too.
+const ASKED_AGAIN: Duration = Duration::from_secs(2);
+
 /// What came of asking for a piece.
 struct Came {
     index: u32,
@@ -69,8 +72,9 @@ struct Coming<'a> {
     left: u64,
     /// While the rest may come over several gateways.
     prospect: Option<Prospect>,
-    /// From where on the gateway was asked for the rest without messages.
+    /// From where on the gateway was asked for the rest without messages; and when it is asked again if others got the body then.
     plain_from: Option<u64>,
+    asks: Option<Instant>,
 }
 
 /// Where a member is that the gateway has named: an address of the local link leads to it by the interface that leads to the gateway.
@@ -138,6 +142,7 @@ impl Exchange<'_> {
             left: total,
             prospect,
             plain_from: None,
+            asks: None,
         };
         self.assemble(&mut coming, (to, from), head, buffer, (progress, as_chunks)).await?;
         let Coming { left, prospect, plain_from, .. } = coming;
@@ -308,7 +313,7 @@ impl Coming<'_> {
                 FromGateway::Alone => self.assembly.named(None),
                 FromGateway::Plain if self.plain_from.is_some() => return Ok(true),
                 FromGateway::Pieces if self.plain_from.is_some() => {
-                    (self.prospect, self.plain_from) = (None, None)
+                    (self.plain_from, self.asks) = (None, Some(Instant::now() + ASKED_AGAIN));
                 }
                 FromGateway::Plain | FromGateway::Pieces => return Err(malformed()),
                 FromGateway::Fails { id } => self.members.leave(id),
@@ -334,7 +339,8 @@ impl Coming<'_> {
     /// Asks the gateway for the rest without messages once it is worth to be asked of other gateways, too.
     fn ask_for_rest(&mut self, say: &mut BytesMut) {
         let left = self.left;
-        if self.plain_from.is_none() && self.prospect.as_ref().is_some_and(|prospect| prospect.is_due(left)) {
+        let may_ask = self.plain_from.is_none() && self.asks.is_none_or(|at| Instant::now() >= at);
+        if may_ask && self.prospect.as_ref().is_some_and(|prospect| prospect.is_due(left)) {
             let from = self.assembly.total() - left;
             self.plain_from = Some(from);
             FromClient::Plain { from }.write(say);

@@ -29,6 +29,7 @@ use crate::link::client::Link;
 use crate::link::relay::Progress;
 use crate::local::pieces::{Job, JobId, Plan, SourceId};
 use crate::local::server_connection::FromServer;
+use crate::wire::http::PART;
 use crate::wire::resume::Point;
 
 /// How many bytes after what the app has taken are fetched: what all sources together deliver while the slowest one fetches a
@@ -38,6 +39,9 @@ const WINDOW: u64 = 24 << 20;
 const TIGHT: u64 = 4 << 20;
 /// After this many requests in a row that broke, a gateway is not asked any more.
 const MOST_BROKEN: u32 = 3;
+/// How long a gateway is left alone that fetches the file for others: at first, and at most. It doubles each time.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(8);
 /// How often more links are wanted again.
 const RENEWAL: Duration = Duration::from_secs(20);
 
@@ -49,6 +53,17 @@ struct Over {
     broken: u32,
     /// It is not asked again over another link either.
     is_excluded: bool,
+    /// Until when it is left alone, and how long.
+    rests: Option<Instant>,
+    rest: Duration,
+    /// What came from it before it was left alone last.
+    before: u64,
+}
+
+impl Over {
+    fn new(source: SourceId, link: Link) -> Self {
+        Self { source, link, broken: 0, is_excluded: false, rests: None, rest: REST, before: 0 }
+    }
 }
 
 /// A request for a range that is under way.
@@ -171,7 +186,7 @@ impl<'a> Several<'a> {
         plan.alone(prospect.rate(left));
         let source = plan.add(now);
         let whole = Some(plan.sends_all(source, now));
-        let first = Over { source, link: link.clone(), broken: 0, is_excluded: false };
+        let first = Over::new(source, link.clone());
         limited!(
             info,
             NOBODY,
@@ -206,7 +221,7 @@ impl<'a> Several<'a> {
             };
             if !self.over.iter().any(is_known) {
                 let source = self.plan.add(now);
-                self.over.push(Over { source, link: link.clone(), broken: 0, is_excluded: false });
+                self.over.push(Over::new(source, link.clone()));
             }
         }
     }
@@ -217,6 +232,10 @@ impl<'a> Several<'a> {
         if now.saturating_duration_since(self.renewed) >= RENEWAL {
             self.renewed = now;
             exchange.local.routes.links.want_more();
+        }
+        for over in self.over.iter_mut().filter(|over| over.rests.is_some_and(|until| now >= until)) {
+            // As a new source: what it did before says nothing of what it does now.
+            (over.rests, over.source) = (None, self.plan.add(now));
         }
         self.plan.set_window(if exchange.account.is_tight() { TIGHT } else { WINDOW });
         let before = self.plan.sources();
@@ -254,7 +273,8 @@ impl<'a> Several<'a> {
             "a piece is asked for"
         );
         let mut head = BytesMut::new();
-        let request = self.point.request_part(exchange.request, job.from, job.end);
+        let mut request = self.point.request_part(exchange.request, job.from, job.end);
+        let _ = request.fields.push(PART, b"?1");
         request.write_forward(&exchange.local.name, &mut head);
         let asked = RangeRequest {
             routes: &exchange.local.routes,
@@ -328,10 +348,22 @@ impl<'a> Several<'a> {
     fn failed(&mut self, job: Job, why: &Why) {
         self.plan.ended(job.id, Instant::now());
         match why {
+            Why::Later => self.rest(job.source),
             Why::Lost(_) => self.give_up(job.source, why.to_string(), false),
             Why::Refused(_) | Why::Unfit(_) => self.give_up(job.source, why.to_string(), true),
             Why::Broken(_) => self.broke(job.source, why.to_string()),
         }
+    }
+
+    /// Leaves a gateway alone for a while that fetches the file for others.
+    fn rest(&mut self, source: SourceId) {
+        let now = Instant::now();
+        let Some(over) = self.over.iter_mut().find(|over| over.source == source) else { return };
+        over.before += self.plan.received_of(source);
+        over.rests = Some(now + over.rest);
+        over.rest = (over.rest * 2).min(LONGEST_REST);
+        self.plan.remove(source, now);
+        self.why = Why::Later.to_string();
     }
 
     fn broke(&mut self, source: SourceId, why: String) {
@@ -360,7 +392,8 @@ impl<'a> Several<'a> {
     fn shares(&self) -> Vec<Share> {
         let mut shares: Vec<Share> = Vec::new();
         for over in &self.over {
-            let (gateway, bytes) = (over.link.gateway.id, self.plan.received_of(over.source));
+            let since = if over.rests.is_some() { 0 } else { self.plan.received_of(over.source) };
+            let (gateway, bytes) = (over.link.gateway.id, over.before + since);
             match shares.iter_mut().find(|share| share.gateway == gateway) {
                 Some(share) => share.bytes += bytes,
                 None if bytes > 0 => {

@@ -83,7 +83,9 @@ fn pieces_are_asked_of_a_member_once_they_are_listed_and_those_that_this_node_ha
 fn a_piece_without_a_hash_before_one_that_has_one_comes_from_the_gateway_at_once() {
     let (mut assembly, now) = (Assembly::new(TOTAL).unwrap(), Instant::now());
     assembly.named(Some(at(1)));
-    [0, 2].map(|index| assembly.listed(index, pieces::hash(&piece(index))));
+    for index in [0, 2] {
+        assembly.listed(index, pieces::hash(&piece(index)));
+    }
     assert_eq!(asked(&assembly.actions(now, false, nothing)), [(0, Some(1)), (1, None), (2, Some(1))]);
 }
 

@@ -12,7 +12,7 @@ use crate::local::pieces::SourceId;
 use crate::local::routes::Routes;
 use crate::local::server_connection::{FromServer, ServerConnection, ServerError};
 use crate::memory::{Account, Tally};
-use crate::wire::http::{MAX_LINK_HEAD, Malformed, ResponseHead, head_end};
+use crate::wire::http::{MAX_LINK_HEAD, Malformed, PART, ResponseHead, head_end};
 use crate::wire::resume::{Mismatch, Point};
 use crate::wire::target::Target;
 
@@ -49,6 +49,9 @@ pub(super) enum Why {
     /// The link was lost.
     #[error("{0}")]
     Lost(ServerError),
+    /// The gateway fetches the whole file for others, and gives parts of it as they come.
+    #[error("the gateway fetches the file for others")]
+    Later,
     /// The gateway does not open a connection to the server.
     #[error("{0}")]
     Refused(Failure),
@@ -133,6 +136,9 @@ impl Lane {
                 if response.is_interim() && interim < MOST_INTERIM {
                     (interim, searched) = (interim + 1, 0);
                     continue;
+                }
+                if response.fields.get(PART).is_some() {
+                    return Err(Why::Later);
                 }
                 let (start, end) = asked.range;
                 asked.point.check_part(&response, start, end).map_err(Why::Unfit)?;
