@@ -23,8 +23,9 @@ use crate::wire::target::{Target, configured};
 pub const CACHE: &str = "cache";
 /// The part of `--memory-limit` that the index of the cache may take: one in this many.
 const INDEX_PART: usize = 8;
-/// The disk space of the cache if nothing else is said, in bytes.
+/// The disk space of the cache if nothing else is said, in bytes: at most, and at least, because a disk may be full only for a while.
 const DEFAULT_CACHE: u64 = 10 << 30;
+const LEAST_CACHE: u64 = 64 << 20;
 
 /// The options of the gateway.
 // fields: one for each option
@@ -85,7 +86,7 @@ pub struct Options {
     #[arg(long, env = "LANEWAY_CLIENT_RATE", value_name = "BYTES")]
     pub client_rate: Option<Size>,
     /// The disk space for the responses of plain HTTP that this gateway stores for all clients, in bytes, like 10G
-    /// [default: a tenth of what is free, at most 10G]
+    /// [default: a tenth of what is free, 64M to 10G]
     #[arg(long, env = "LANEWAY_CACHE_SIZE", value_name = "BYTES")]
     pub cache_size: Option<Size>,
     /// A PEM file with certificates of authorities that this gateway accepts for the servers of fronts, beside those of the
@@ -153,7 +154,8 @@ impl Options {
             Some(size) => size.0,
             None => {
                 let above = directory.parent().unwrap_or(directory);
-                files::free_space(above).map_or(DEFAULT_CACHE, |free| (free / 10).min(DEFAULT_CACHE))
+                let part = files::free_space(above).map_or(DEFAULT_CACHE, |free| free / 10);
+                part.clamp(LEAST_CACHE, DEFAULT_CACHE)
             }
         };
         let most = (memory.limit() / INDEX_PART) as u64;

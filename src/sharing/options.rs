@@ -10,8 +10,9 @@ use crate::shared::Unused;
 use crate::size::{Size, SizeError};
 use crate::sys::files;
 
-/// The disk space if nothing else is said, in bytes, and the part of the free space: one in this many.
+/// The disk space if nothing else is said, in bytes, at most and at least, and the part of the free space: one in this many.
 const DEFAULT: u64 = 4 << 30;
+const LEAST: u64 = 64 << 20;
 const PART_OF_FREE: u64 = 20;
 
 /// `--peer-cache`.
@@ -44,7 +45,8 @@ pub fn open(
         Some(PeerCache::Size(size)) => size.0,
         None => {
             let above = directory.parent().unwrap_or(directory);
-            files::free_space(above).map_or(DEFAULT, |free| (free / PART_OF_FREE).min(DEFAULT))
+            let part = files::free_space(above).map_or(DEFAULT, |free| free / PART_OF_FREE);
+            part.clamp(LEAST, DEFAULT)
         }
     };
     let opened = Holdings::open(directory, limit, memory);
