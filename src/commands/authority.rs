@@ -242,6 +242,6 @@ fn import(state: &StateDir, file: &Path, named: Option<String>) -> Result<(), Pr
         "A node that runs here uses the key within a second; if none runs, start 'laneway up{option}'. It then admits machines with \
          a code of 'laneway invite{option}'."
     ));
-    say(format_args!("Delete {}: it contains the key, too.", quoted(file)));
+    say(format_args!("Keep {} offline as the backup, or delete it: it contains the key, too.", quoted(file)));
     Ok(())
 }

@@ -145,6 +145,9 @@ async fn resume(exchange: &Exchange<'_>, lost: String, record: &mut Record) -> R
     let resumed = exchange.resume(lost.clone(), record).await;
     if let Err(Trouble::Truncated(why)) = &resumed {
         let and = match is_resumable {
+            false if exchange.request.fields.get("range").is_some() => {
+                ", and of a part of a file only the app can ask for the rest".to_owned()
+            }
             false => {
                 ", and the rest cannot be asked for: the server has not said which version of how many bytes it sends \
                  (Content-Length, with ETag or an older Last-Modified)"
