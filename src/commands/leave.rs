@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::{beside, gateways, hung, progress, say};
+use super::{ask, beside, gateways, hung, progress, say};
 use crate::control;
 use crate::gateway::options::CACHE;
 use crate::gateway::served;
@@ -69,6 +69,7 @@ impl Leave {
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let group = member(&state)?;
         super::check_lan(&self.lan)?;
+        warn_of_the_last_gateway(&state);
         let guarded = self.guard_the_key(&state);
         if guarded.is_ok() {
             self.confirm(&group)?;
@@ -207,6 +208,21 @@ fn member(state: &StateDir) -> Result<Group, Problem> {
             .hint("'laneway leave --state DIR' leaves that of another directory"));
     }
     beside::group(state)
+}
+
+/// Warns if the node of this machine is the only gateway that could serve.
+fn warn_of_the_last_gateway(state: &StateDir) {
+    let proxies = control::running_proxies(state.path()).unwrap_or_default();
+    let seen = proxies.into_iter().find_map(|proxy| ask::snapshot(ask::reachable(proxy)).ok());
+    let could_serve = |state: &str| matches!(state, "active" | "standby");
+    let is_last = seen.is_some_and(|seen| {
+        seen.node.state.as_deref().is_some_and(could_serve)
+            && !seen.gateways.iter().any(|gateway| could_serve(&gateway.state))
+    });
+    if is_last {
+        let warning = b"warning: no other gateway is ready to serve: clients have no way out until one is\n";
+        let _ = io::stderr().write_all(warning);
+    }
 }
 
 /// Whether the group's key is here and was never copied.

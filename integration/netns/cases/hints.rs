@@ -348,7 +348,9 @@ fn a_full_disk_on_the_only_gateway(lab: &Lab) {
     laneway(&g1, &["revoke", "c2"]).success();
     let members = laneway(&g1, &["members", "--offline"]).success().text();
     assert!(members.contains("c1") && members.contains("g1"), "{members}");
-    let said = laneway(&g1, &["leave", "--force", "--yes"]).success().text();
+    let left = laneway(&g1, &["leave", "--force", "--yes"]).success();
+    assert!(left.stderr.contains("warning: no other gateway is ready to serve"), "{left}");
+    let said = left.text();
     assert!(said.contains("nobody can admit or remove machines any more"), "{said}");
     drop(group);
     umount(&directory).unwrap();
