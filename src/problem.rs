@@ -133,6 +133,8 @@ impl From<GroupError> for Problem {
                 let is_usage = matches!(
                     error,
                     GroupError::AlreadyMember { .. }
+                        | GroupError::Missing { .. }
+                        | GroupError::Damaged { .. }
                         | GroupError::Leftover { .. }
                         | GroupError::Refused(_)
                         | GroupError::Revoke(_)

@@ -158,9 +158,9 @@ fn a_damaged_or_missing_file_is_named_with_what_to_do() {
     let hint = format!("hint: restore it, or move {} away", text(&machine.state()));
     fs::write(&certificate, "nonsense").unwrap();
     let what = format!("error: {} cannot be used", text(&certificate));
-    machine.laneway(["up"]).failed(1, &[&what, "caused by: it is not valid PEM text", &hint]);
+    machine.laneway(["up"]).failed(2, &[&what, "caused by: it is not valid PEM text", &hint]);
     fs::remove_file(&certificate).unwrap();
-    machine.laneway(["up"]).failed(1, &[&format!("error: {} is missing", text(&certificate)), &hint]);
+    machine.laneway(["up"]).failed(2, &[&format!("error: {} is missing", text(&certificate)), &hint]);
 }
 
 #[test]
