@@ -164,7 +164,13 @@ impl Fetch {
                 self.gateway.telemetry.cache.one("poisoned");
                 self.lead.cache().was_wrong(&self.uri, *member);
             }
-            limited!(warn, NOBODY, uri = self.uri, %error, "a response is not stored");
+            match error.kind() {
+                // What it was to complete was removed meanwhile, as when the file has changed on the server.
+                io::ErrorKind::NotFound => {
+                    tracing::debug!(uri = self.uri, "a response is not stored: its beginning was removed")
+                }
+                _ => limited!(warn, NOBODY, uri = self.uri, %error, "a response is not stored"),
+            }
             Vec::new()
         })
     }
