@@ -58,9 +58,11 @@ impl Live {
             Err(problem) => {
                 let reason = problem.to_string().replace('\n', "; ");
                 tracing::error!(reason, "configuration refused, the old one stays in force");
+                self.gateway.telemetry().note_reload(Some(reason));
                 return false;
             }
         };
+        self.gateway.telemetry().note_reload(None);
         // Compared with the start: what waits for a restart goes on to wait, however often the file is read.
         let (changes, later) = self.config.reload(&new);
         self.config.node.drain = new.node.drain;

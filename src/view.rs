@@ -122,6 +122,7 @@ impl View {
                 .collect(),
             cache_store: self.shared.cache.as_ref().map(|store| store_seen(store.size())),
             unused: self.shared.unused.now(),
+            refused_configuration: telemetry.refused_configuration(),
             cache_top: self.shared.cache.iter().flat_map(|store| store.most_used()).map(file_seen).collect(),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),

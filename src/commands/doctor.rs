@@ -101,7 +101,7 @@ impl Doctor {
 
     async fn check(&self, state: Result<StateDir, Problem>, diagnosis: &mut Diagnosis) {
         let running = state.as_ref().ok().and_then(|state| control::running_proxies(state.path()));
-        let mut config = self.configuration(diagnosis);
+        let mut config = self.configuration(running.as_deref(), diagnosis);
         if let (Some(config), Some(running), None) = (&mut config, &running, self.proxy) {
             config.local.proxy = running.iter().copied().map(Endpoint::Tcp).collect();
         }
@@ -137,7 +137,7 @@ impl Doctor {
     }
 
     /// The configuration that `laneway up` would have here without flags, with the flags of this command.
-    fn configuration(&self, diagnosis: &mut Diagnosis) -> Option<Config> {
+    fn configuration(&self, running: Option<&[SocketAddr]>, diagnosis: &mut Diagnosis) -> Option<Config> {
         let config = Config::of_flags(&self.flags(), self.config.as_deref());
         match config {
             Ok(config) => {
@@ -145,7 +145,7 @@ impl Doctor {
                 let servers: Vec<_> = config.gateway.server.iter().map(Target::to_string).collect();
                 let servers = if servers.is_empty() { "none".into() } else { servers.join(", ") };
                 let what = format!("valid; 'laneway up' without options has role {role}, servers {servers}");
-                diagnosis.add(Finding::ok(Layer::Configuration, what));
+                diagnosis.add(refused(running).unwrap_or_else(|| Finding::ok(Layer::Configuration, what)));
                 Some(config)
             }
             Err(problem) => {
@@ -179,6 +179,16 @@ impl Doctor {
             }
         }
     }
+}
+
+/// The finding that the node which runs here refused its configuration when it read it last: its file may be another one than that of
+/// this command.
+fn refused(running: Option<&[SocketAddr]>) -> Option<Finding> {
+    let mut seen = running?.iter().filter_map(|proxy| ask::snapshot(ask::reachable(*proxy)).ok());
+    let why = seen.find_map(|seen| seen.refused_configuration)?;
+    let what = "the node that runs here refused its configuration at the last reload, and goes on with the one from before";
+    let hint = "correct the file that the node was started with, and reload once more";
+    Some(Finding::wrong(Layer::Configuration, what).because(why).hint(hint))
 }
 
 /// What the layers depend on.

@@ -35,8 +35,8 @@ use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
 use crate::sys::tools;
-use crate::telemetry::report;
 use crate::telemetry::snapshot::{RulesSeen, Unreached};
+use crate::telemetry::{Telemetry, report};
 use crate::trust::authority::Held;
 use crate::wire::datagram::{Reach, State};
 use crate::wire::id::NodeId;
@@ -352,6 +352,11 @@ fn others(known: &[KnownGateway], now: Instant) -> Others {
 }
 
 impl RunningGateway {
+    /// What this node counts and records.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.gateway.telemetry
+    }
+
     /// Takes what a reload has changed. Open tunnels stay open.
     pub fn apply(&self, new: Live) {
         let Live { access, upstream, connect_timeout, servers, limits } = new;

@@ -15,7 +15,7 @@ pub mod tally;
 pub mod traffic;
 
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use journal::Happening;
 use laneway_limits::lines::{self, Permit};
@@ -36,6 +36,8 @@ pub struct Telemetry {
     pub history: std::sync::Arc<history::History>,
     /// The latest events.
     pub journal: journal::Journal,
+    /// Why the configuration was refused when it was read again last.
+    refused_configuration: Mutex<Option<String>>,
     /// Events so far, by kind.
     pub happened: Tally<Happening>,
     /// Connections so far, by the dialect of the app.
@@ -101,6 +103,17 @@ pub struct Datagrams {
 }
 
 impl Telemetry {
+    /// Why the configuration was refused when it was read again last; `None` if it was not.
+    #[must_use]
+    pub fn refused_configuration(&self) -> Option<String> {
+        self.refused_configuration.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that the configuration was read again, and why it was refused if it was.
+    pub fn note_reload(&self, refused: Option<String>) {
+        *self.refused_configuration.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
     /// Counts an event that somebody else can cause again and again, and records it in the journal unless events of its kind
     /// about the same subject fill that already. See [`laneway_limits::lines`].
     pub fn note_about(

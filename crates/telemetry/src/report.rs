@@ -18,6 +18,10 @@ pub fn text(snapshot: &Snapshot) -> String {
     for directory in &snapshot.unused {
         let _ = writeln!(page, "{}", unused(directory));
     }
+    if let Some(why) = &snapshot.refused_configuration {
+        let _ =
+            writeln!(page, "the last reload was refused, the configuration from before is in force: {why}");
+    }
     if let Some(sentence) = snapshot.rules.as_ref().and_then(rules) {
         let _ = writeln!(page, "{sentence}");
     }

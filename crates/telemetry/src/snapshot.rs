@@ -88,6 +88,9 @@ pub struct Snapshot {
     /// The directories in which this node cannot store anything.
     #[serde(default)]
     pub unused: Vec<UnusedDirectory>,
+    /// Why the configuration was refused when it was read again last: the one from before is in force.
+    #[serde(default)]
+    pub refused_configuration: Option<String>,
     /// The stored responses that have saved most bytes, the first one most.
     #[serde(default)]
     pub cache_top: Vec<FileSeen>,
@@ -548,6 +551,7 @@ pub fn example() -> Snapshot {
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000, is_hung: false }),
         unused: Vec::new(),
+        refused_configuration: None,
         cache_top: vec![FileSeen { url: "http://h/f".into(), hits: 2, saved: 1000, machines: 3 }],
         answers: vec![],
         happened: vec![],

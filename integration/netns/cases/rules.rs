@@ -247,6 +247,16 @@ fn a_reload_changes_what_is_redirected(lab: &Lab) {
     assert!(!has_table(&c1));
     assert!(!node.log().contains("take effect only after a restart"), "{}", node.log());
     assert!(web.asked("/").len() >= 2);
+    // One that is refused is told by the node: this file is known to nobody else.
+    let is_refused = || laneway(&c1, &["status"]).text().contains("the last reload was refused");
+    fs::write(&file, "hodl = 4\n").unwrap();
+    node.signal(Signal::SIGHUP);
+    wait_until("the refusal", is_refused);
+    let doctor = laneway(&c1, &["doctor"]);
+    assert!(doctor.text().contains("refused its configuration at the last reload"), "{doctor}");
+    with("");
+    node.signal(Signal::SIGHUP);
+    wait_until("the reload", || !is_refused());
 }
 
 /// An `nft` of before version 1.0, or one on a kernel before Linux 5.12.
