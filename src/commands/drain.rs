@@ -87,14 +87,7 @@ impl Drain {
             }
         });
         let Some(seen) = seen else { return self.cannot_wait() };
-        let others =
-            seen.gateways.iter().any(|gateway| matches!(gateway.state.as_str(), "active" | "standby"));
-        if !others {
-            let _ = std::io::Write::write_all(
-                &mut std::io::stderr(),
-                b"warning: no other gateway is ready to serve: clients have no way out until one is\n",
-            );
-        }
+        warn_of_the_last_gateway(&seen);
         self.finish(directory, seen)
     }
 
@@ -148,4 +141,17 @@ impl Drain {
         say("The last connection of a client has ended.");
         Ok(())
     }
+}
+
+/// Warns if no gateway could serve but the node that this shows.
+pub(super) fn warn_of_the_last_gateway(seen: &Snapshot) {
+    if !seen.gateways.iter().any(|gateway| could_serve(&gateway.state)) {
+        let warning = b"warning: no other gateway is ready to serve: clients have no way out until one is\n";
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), warning);
+    }
+}
+
+/// Whether a gateway in this state serves clients, or would.
+pub(super) fn could_serve(state: &str) -> bool {
+    matches!(state, "active" | "standby")
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::{ask, beside, gateways, hung, progress, say};
+use super::{ask, beside, drain, gateways, hung, progress, say};
 use crate::control;
 use crate::gateway::options::CACHE;
 use crate::gateway::served;
@@ -214,15 +214,8 @@ fn member(state: &StateDir) -> Result<Group, Problem> {
 fn warn_of_the_last_gateway(state: &StateDir) {
     let proxies = control::running_proxies(state.path()).unwrap_or_default();
     let seen = proxies.into_iter().find_map(|proxy| ask::snapshot(ask::reachable(proxy)).ok());
-    let could_serve = |state: &str| matches!(state, "active" | "standby");
-    let is_last = seen.is_some_and(|seen| {
-        seen.node.state.as_deref().is_some_and(could_serve)
-            && !seen.gateways.iter().any(|gateway| could_serve(&gateway.state))
-    });
-    if is_last {
-        let warning = b"warning: no other gateway is ready to serve: clients have no way out until one is\n";
-        let _ = io::stderr().write_all(warning);
-    }
+    let serves = seen.filter(|seen| seen.node.state.as_deref().is_some_and(drain::could_serve));
+    serves.iter().for_each(drain::warn_of_the_last_gateway);
 }
 
 /// Whether the group's key is here and was never copied.

@@ -275,30 +275,36 @@ fn content_that_changes_meanwhile_is_never_spliced_in(lab: &Lab) {
     assert!(version(1).starts_with(&output.stdout), "other content was spliced in");
 }
 
-/// Although each of them alone would get it sooner over both gateways.
-fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab: &Lab) {
-    let served = Served { waits: Arc::new(AtomicBool::new(true)), ..Served::default() };
-    let _web = served.web(lab);
+/// Two gateways with narrow lines, three clients with links to both, and what has to run for that.
+fn two_gateways(lab: &Lab) -> ([Host; 2], [Host; 3], impl Sized + use<>) {
     let gateways = ["g1", "g2"].map(|name| lab.gateway(name));
     let clients = ["c1", "c2", "c3"].map(|name| lab.client(name));
     let [c1, c2, c3] = &clients;
     let group = lab.group(&[&gateways[0], &gateways[1], c1, c2, c3], &[]);
-    let _other = group.gateway(&gateways[1], &[]);
+    let other = group.gateway(&gateways[1], &[]);
     let mut nodes = clients.each_ref().map(|client| group.client(client, &[]));
     for node in &mut nodes {
         (0..2).for_each(|_link| drop(node.wait_for_line("link up", START)));
     }
     ["g1", "g2"].into_iter().for_each(|gateway| lab.narrow(gateway, "16mbit"));
-    let first = download_at(c1, &[]);
+    (gateways, clients, (group, other, nodes))
+}
+
+/// Although each of them alone would get it sooner over both gateways.
+fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab: &Lab) {
+    let served = Served { waits: Arc::new(AtomicBool::new(true)), ..Served::default() };
+    let _web = served.web(lab);
+    let (gateways, [c1, c2, c3], _running) = two_gateways(lab);
+    let first = download_at(&c1, &[]);
     wait_until("the first of them to get something", || first.printed() > 0);
-    let downloads = [first, download_at(c2, &[]), download_at(c3, &[])];
+    let downloads = [first, download_at(&c2, &[]), download_at(&c3, &[])];
     let open = |gateway: &Host| {
         let text = gateway.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
         let line =
             text.lines().find_map(|line| line.strip_prefix("laneway_connections_open{of=\"clients\"} "));
         line.unwrap_or_else(|| panic!("no metric: {text}")).parse::<usize>().unwrap()
     };
-    wait_until("all of them to have asked", || gateways.iter().map(open).sum::<usize>() == clients.len());
+    wait_until("all of them to have asked", || gateways.iter().map(open).sum::<usize>() == downloads.len());
     served.waits.store(false, Relaxed);
     for download in downloads {
         assert_eq!(sha256(&download.finish(PATIENCE * 3).success().stdout), sha256(version(1)));
@@ -311,26 +317,17 @@ fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab:
 fn machines_that_ask_later_have_the_line_of_their_gateway_for_themselves(lab: &Lab) {
     let served = Served::default();
     let web = served.web(lab);
-    let gateways = ["g1", "g2"].map(|name| lab.gateway(name));
-    let clients = ["c1", "c2", "c3"].map(|name| lab.client(name));
-    let [c1, c2, c3] = &clients;
-    let group = lab.group(&[&gateways[0], &gateways[1], c1, c2, c3], &[]);
-    let _other = group.gateway(&gateways[1], &[]);
-    let mut nodes = clients.each_ref().map(|client| group.client(client, &[]));
-    for node in &mut nodes {
-        (0..2).for_each(|_link| drop(node.wait_for_line("link up", START)));
-    }
-    ["g1", "g2"].into_iter().for_each(|gateway| lab.narrow(gateway, "16mbit"));
-    let first = download_at(c1, &[]);
+    let (gateways, [c1, c2, c3], _running) = two_gateways(lab);
+    let first = download_at(&c1, &[]);
     let of_both = || {
         gateways
             .iter()
             .all(|gateway| web.asked("/file").iter().any(|asked| asked.from == gateway.addresses()[1]))
     };
     wait_until("the download over both gateways", || first.printed() > 4 * MIB as u64 && of_both());
-    let second = download_at(c2, &[]);
+    let second = download_at(&c2, &[]);
     wait_until("the second to get something", || second.printed() > 0);
-    let all = [first, second, download_at(c3, &[])].map(|download| download.finish(PATIENCE * 3).success());
+    let all = [first, second, download_at(&c3, &[])].map(|download| download.finish(PATIENCE * 3).success());
     all.iter().for_each(|got| assert_eq!(sha256(&got.stdout), sha256(version(1))));
     let sent_to = served.sent_to.lock().unwrap();
     let most = sent_to.values().max();
