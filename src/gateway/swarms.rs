@@ -469,8 +469,7 @@ impl Place {
     }
 
     /// Whether nobody else gets this body, or has it: no other client, nor another app of this one.
-    pub(crate) fn is_alone(&self) -> bool {
-        let now = Instant::now();
+    pub(crate) fn is_alone(&self, now: Instant) -> bool {
         let is_other = |known: &Member| match known.id == self.member {
             true => known.open > 1,
             false if known.is_complete => !known.is_failing(now),

@@ -271,7 +271,7 @@ impl Session {
     fn is_for_others(&self, cache: &Cache, account: &Account) -> bool {
         match &self.source {
             Source::Growing { body, .. } => {
-                !self.place.is_alone()
+                !self.place.is_alone(Instant::now())
                     || cache.is_spread(&body.stored.uri)
                     || body.other_holder(account.holder()).is_some()
             }

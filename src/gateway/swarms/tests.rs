@@ -240,6 +240,23 @@ fn a_member_is_not_blamed_by_those_that_may_not_reach_its_kind_of_address() {
 }
 
 #[test]
+fn whoever_takes_nothing_keeps_no_other_one_from_the_lines_of_other_gateways() {
+    let swarms = Arc::<Swarms>::default();
+    let (one, now) = (enter(&swarms, 1), Instant::now());
+    assert!(one.is_alone(now));
+    let two = enter(&swarms, 2);
+    assert!(!one.is_alone(now));
+    assert!(one.is_alone(Instant::now() + IDLE));
+    two.complete();
+    assert!(!one.is_alone(Instant::now() + IDLE), "the file is to be had on the LAN");
+    drop(two);
+    let again = enter(&swarms, 1);
+    assert!(!one.is_alone(now) && !again.is_alone(now), "another app of the same machine");
+    drop(again);
+    assert!(!one.is_alone(now), "member 2 keeps the file while its link lasts");
+}
+
+#[test]
 fn what_is_remembered_is_bounded() {
     let swarms = Arc::<Swarms>::default();
     let many = |number: u64| NodeId((1 << 64 | u128::from(number / MOST_EACH as u64)).to_be_bytes());
