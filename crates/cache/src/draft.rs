@@ -1,14 +1,15 @@
 //! A body that is being written: a new one, or what an incomplete one lacks.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
+use std::{io, slice};
 
 use bytes::{Bytes, BytesMut};
+use laneway_wire::sharing::{PIECE, PieceHash};
 
 use crate::digest::{Digest, Hasher};
 use crate::pieces::{self, Listed};
-use crate::store::{MAX_SMALL, Room, Store, hash_body};
+use crate::store::{MAX_SMALL, Room, Store, end_of, hash_body, read_blocks};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
@@ -59,6 +60,8 @@ pub struct Draft {
     /// The part that is being written, and the checksum of its last block.
     part: BodyPart,
     block: crc32fast::Hasher,
+    /// The numbers of the pieces whose hashes were stored before, in order.
+    hashed: Vec<u32>,
     /// Hashes its pieces, if they are wanted.
     pieces: Option<Box<pieces::Hasher>>,
     /// What it must hash to, if that is known.
@@ -94,7 +97,9 @@ impl Draft {
     /// The system's, as when it was removed meanwhile.
     pub fn of(store: &Arc<Store>, id: u64, stored: &Stored) -> io::Result<Self> {
         let file = store.reopen(id)?;
-        Ok(Self::with(store, id, Place::File(Arc::new(file)), stored.parts.clone(), false))
+        let mut draft = Self::with(store, id, Place::File(Arc::new(file)), stored.parts.clone(), false);
+        draft.hashed = stored.pieces.iter().map(|listed| listed.index).collect();
+        Ok(draft)
     }
 
     fn with(store: &Arc<Store>, id: u64, place: Place, before: Vec<BodyPart>, is_new: bool) -> Self {
@@ -106,6 +111,7 @@ impl Draft {
             written: Vec::new(),
             part: BodyPart::default(),
             block: crc32fast::Hasher::new(),
+            hashed: Vec::new(),
             pieces: None,
             check: None,
             grown: 0,
@@ -115,9 +121,10 @@ impl Draft {
         }
     }
 
-    /// Hashes the pieces of the body from now on.
+    /// Hashes the pieces of the body from the next byte on.
     pub fn hash_pieces(&mut self) {
-        self.pieces.get_or_insert_default();
+        let hasher = pieces::Hasher::new(self.at(), std::mem::take(&mut self.hashed));
+        self.pieces.get_or_insert_with(|| Box::new(hasher));
     }
 
     /// Stores the whole body only if it has this digest.
@@ -126,19 +133,24 @@ impl Draft {
         self.check = Some(Box::new(Check { digest, hasher, at: 0 }));
     }
 
-    /// Whether some of what was there before it has still to be hashed.
+    /// Whether bytes that were stored before this draft may still have to be hashed.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.check.as_ref().is_some_and(|check| check.at != self.at())
+        let is_digest_behind = self.check.as_ref().is_some_and(|check| check.at != self.at());
+        is_digest_behind || self.pieces.is_some() && !self.before.is_empty()
     }
 
-    /// Once the body is complete: hashes some of what was stored before this draft, so that [`Draft::store`] does not have to
-    /// hash all of it at once. False when nothing is left to hash.
+    /// Once everything is written: hashes some of the bytes that were stored before this draft, so that [`Draft::store`] does not
+    /// have to hash all of them at once. False when nothing is left to hash. The body has `total` bytes.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
-    pub fn hash_more(&mut self) -> io::Result<bool> {
+    pub fn hash_more(&mut self, total: u64) -> io::Result<bool> {
         self.seek(self.at());
+        self.end_pieces(total);
+        if self.hash_piece(self.at().next_multiple_of(PIECE).min(total), total) {
+            return Ok(true);
+        }
         let Place::File(file) = &self.place else { return Ok(false) };
         let Some(Check { hasher, at, .. }) = self.check.as_deref_mut() else { return Ok(false) };
         for parts in [&self.written, &self.before] {
@@ -148,6 +160,43 @@ impl Draft {
             }
         }
         Ok(false)
+    }
+
+    /// Hashes, from the file, one of the pieces up to `end` of which some was written before this draft. False when there are no
+    /// more. The body has `total` bytes.
+    fn hash_piece(&mut self, end: u64, total: u64) -> bool {
+        let has_more = !self.before.is_empty();
+        let Some(mut hasher) = self.pieces.take_if(|_| has_more) else { return false };
+        let next = hasher.next_unhashed(end, total);
+        if let Some((index, range)) = next
+            && let Ok(hash) = self.hash_range(range)
+        {
+            hasher.add(Listed { index, hash });
+        }
+        self.pieces = Some(hasher);
+        next.is_some()
+    }
+
+    /// The hash of these bytes, which are read from the file.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::NotFound`] when some of them were not written.
+    fn hash_range(&self, (start, end): (u64, u64)) -> io::Result<PieceHash> {
+        let file = self.file().ok_or(io::ErrorKind::NotFound)?;
+        let (mut hasher, mut at) = (blake3::Hasher::new(), start);
+        // Of the part that is being written, only whole blocks have a checksum.
+        let reach = self.part.start + (self.part.checksums.len() * BLOCK) as u64;
+        let stored = [&self.before[..], &self.written];
+        while at < end {
+            let part = stored.iter().find_map(|parts| Some((*parts, end_of(parts, at)?)));
+            let part = part
+                .or((self.part.start <= at && at < reach).then_some((slice::from_ref(&self.part), reach)));
+            let (parts, until) = part.ok_or(io::ErrorKind::NotFound)?;
+            let bytes = read_blocks(file, parts, (at, until.min(end)))?;
+            hasher.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(PieceHash(*hasher.finalize().as_bytes()))
     }
 
     /// Hashes the last piece of a body of `total` bytes, all of which was written.
@@ -261,6 +310,8 @@ impl Draft {
             }
             rest = later;
         }
+        // One at a time: whoever reads the body waits meanwhile.
+        self.hash_piece(self.part.start + (self.part.checksums.len() * BLOCK) as u64, u64::MAX);
         Ok(())
     }
 

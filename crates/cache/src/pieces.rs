@@ -17,7 +17,8 @@ pub fn hash(bytes: &[u8]) -> PieceHash {
     PieceHash(*blake3::hash(bytes).as_bytes())
 }
 
-/// Hashes the pieces of a body whose bytes come in order, but for jumps. A piece of which the beginning is missing has no hash.
+/// Hashes the pieces of a body whose bytes come in order, but for jumps; and names those that it cannot hash, because their
+/// beginning or end was there before.
 #[derive(Debug, Default)]
 pub(crate) struct Hasher {
     state: blake3::Hasher,
@@ -26,9 +27,36 @@ pub(crate) struct Hasher {
     /// Everything of the current piece that comes before that was hashed.
     is_whole: bool,
     done: Vec<Listed>,
+    /// The numbers of the pieces that had a hash before, in order.
+    known: Vec<u32>,
+    /// The first piece that has not been named or found to have a hash.
+    next: u64,
 }
 
 impl Hasher {
+    /// For the bytes from `at` on. The pieces in `known`, which is in order, have a hash.
+    pub(crate) fn new(at: u64, known: Vec<u32>) -> Self {
+        Self { known, next: at / PIECE, ..Self::default() }
+    }
+
+    /// Names the next piece that ends by `end` and has no hash, and its bytes; each one once. The body has `total` bytes.
+    pub(crate) fn next_unhashed(&mut self, end: u64, total: u64) -> Option<(u32, (u64, u64))> {
+        loop {
+            let range = (self.next * PIECE, total.min((self.next + 1) * PIECE));
+            let index = u32::try_from(self.next).ok().filter(|_| range.0 < range.1 && range.1 <= end)?;
+            self.next += 1;
+            let is_done = self.done.iter().rev().any(|listed| listed.index == index);
+            if !is_done && self.known.binary_search(&index).is_err() {
+                return Some((index, range));
+            }
+        }
+    }
+
+    /// Adds the hash of a piece that [`Hasher::next_unhashed`] has named.
+    pub(crate) fn add(&mut self, listed: Listed) {
+        self.done.push(listed);
+    }
+
     /// Takes the bytes at this offset.
     pub(crate) fn update(&mut self, at: u64, mut bytes: &[u8]) {
         if at != self.at {

@@ -18,7 +18,7 @@ mod uses;
 mod writing;
 
 pub use body::Body;
-pub(crate) use body::{hash as hash_body, read_into};
+pub(crate) use body::{end_of, hash as hash_body, read_blocks, read_into};
 pub use hot::Copied;
 use layout::path;
 pub(crate) use layout::{exists, ids, read_head, remove_files};

@@ -22,6 +22,10 @@ pub(super) const CASES: &[Case] = &[
         a_member_without_ipv4_gives_pieces_to_those_with_it,
     ),
     (
+        "peers::a_file_of_which_the_gateway_had_parts_comes_from_members_as_a_whole",
+        a_file_of_which_the_gateway_had_parts_comes_from_members_as_a_whole,
+    ),
+    (
         "peers::killing_the_member_that_serves_costs_pieces_and_no_download",
         killing_the_member_that_serves_costs_pieces_and_no_download,
     ),
@@ -96,6 +100,24 @@ fn six_clients_get_a_file_that_leaves_the_gateway_about_once(lab: &Lab) {
     assert_eq!(files.asked(1).len(), 1);
     let status = laneway(&hosts[5], &["status"]).success().text();
     assert!(status.contains("came from members of the LAN"), "{status}");
+}
+
+/// Pieces at the edges of these parts came from the gateway, for each client once.
+fn a_file_of_which_the_gateway_had_parts_comes_from_members_as_a_whole(lab: &Lab) {
+    let files = lab.files(8 * MIB);
+    let (_gateway, _node, hosts, _nodes) = crowd(lab, 2, "100mbit");
+    let content = files.content(1);
+    for (from, to) in [(1_500_000, 1_600_000), (5_000_000, 7_000_000)] {
+        let range = format!("{from}-{to}");
+        let range = [&HTTP[..], &["--range", &range, "http://10.88.0.100/f/1"]].concat();
+        let got = hosts[0].curl(&range).success();
+        assert_eq!(got.stdout, content[from..=to]);
+    }
+    for host in &hosts {
+        assert_eq!(sha256(&download(host).finish(PATIENCE).success().stdout), sha256(&content));
+    }
+    assert_eq!(received(&hosts[1]), 8 * MIB as u64);
+    assert_eq!(files.sent(), 8 * MIB as u64, "what the gateway had was fetched again");
 }
 
 /// They reach each other by addresses of the local link, as they do the gateway.

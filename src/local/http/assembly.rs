@@ -229,9 +229,7 @@ impl Assembly {
         self.window = if is_tight { 1 } else { WINDOW };
         for index in self.next..self.count.min(self.next + self.window) {
             let (hash, is_next) = (self.hashes.get(&index).copied(), index == self.next);
-            // A piece of which the gateway had a part before has no hash, although it is there.
-            let is_passed_over =
-                hash.is_none() && (1..=WINDOW).any(|more| self.hashes.contains_key(&(index + more)));
+            let is_passed_over = is_next && self.passed_over().is_some_and(|since| now >= since);
             let patience = self.patience();
             let may_owe = self.owed.len() < sharing::MOST_WANTED;
             let slot = self.slots.entry(index).or_default();
@@ -277,6 +275,16 @@ impl Assembly {
         actions
     }
 
+    /// From when on the next piece counts as one that the gateway cannot hash, as when its disk is damaged: it has no hash, although
+    /// later ones have. Those may also have been there before, so it is waited for.
+    fn passed_over(&self) -> Option<Instant> {
+        let is_waited_for =
+            self.member.is_some() && !self.list_has_ended && self.owed.len() < sharing::MOST_WANTED;
+        let has_hash = |index| self.hashes.contains_key(&index);
+        let is_before = !has_hash(self.next) && (1..=WINDOW).any(|more| has_hash(self.next + more));
+        self.next_since.filter(|_| is_waited_for && is_before).map(|since| since + LEAST_PATIENCE)
+    }
+
     /// Asks the gateway for the piece `index`.
     fn want(&mut self, index: u32) -> Action {
         self.slots.entry(index).or_default().from_gateway = true;
@@ -316,6 +324,11 @@ impl Assembly {
     /// When [`Assembly::actions`] has something new to say, if nothing comes.
     pub(super) fn wakes(&self) -> Option<Instant> {
         let slot = self.slots.get(&self.next).filter(|slot| slot.ready.is_none())?;
+        if !slot.from_gateway
+            && let Some(passed_over) = self.passed_over()
+        {
+            return Some(passed_over);
+        }
         let next_since = self.next_since.filter(|_| self.fetching.contains_key(&self.next))?;
         let late_at = slot.late_at(next_since, self.patience());
         // While it owes too much, what the gateway says next is waited for.

@@ -132,8 +132,16 @@ pub(crate) fn hash(file: &File, parts: &[BodyPart], hasher: &mut Hasher, at: u64
     Ok(Some(at + bytes.len() as u64))
 }
 
+/// The first of these bytes of a file, of which these parts are stored.
+///
+/// # Errors
+/// Those of [`Body::read`].
+pub(crate) fn read_blocks(file: &File, parts: &[BodyPart], range: (u64, u64)) -> io::Result<Bytes> {
+    read(file, parts, range, AT_A_TIME)
+}
+
 /// Where the part ends that contains the byte at `at`.
-fn end_of(parts: &[BodyPart], at: u64) -> Option<u64> {
+pub(crate) fn end_of(parts: &[BodyPart], at: u64) -> Option<u64> {
     parts.iter().find(|part| part.start <= at && at < part.end).map(|part| part.end)
 }
 

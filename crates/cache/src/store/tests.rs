@@ -1,6 +1,7 @@
 use std::os::unix::fs::symlink;
 
 use laneway_limits::memory::Budget;
+use laneway_wire::sharing::PIECE;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -242,7 +243,7 @@ fn a_body_that_is_completed_has_its_digest_or_nothing_of_it_stays() {
         draft.append(if is_right { rest } else { &body[..rest.len()] }).unwrap();
         // What was there before can be hashed in steps.
         let mut steps = 0;
-        while is_hashed && draft.hash_more().unwrap() {
+        while is_hashed && draft.hash_more(total).unwrap() {
             steps += 1;
         }
         assert_eq!(steps, if is_hashed { 2 } else { 0 });
@@ -250,6 +251,41 @@ fn a_body_that_is_completed_has_its_digest_or_nothing_of_it_stays() {
         assert_eq!(stored.is_ok(), is_right);
         assert_eq!(store.proved(&sha256(&body)).is_some(), is_right);
         assert_eq!((store.size().entries, store.has(id)), (usize::from(is_right), is_right));
+    }
+}
+
+/// Clients with a member to ask took such pieces from the gateway: a third of a file whose parts several gateways had fetched.
+#[test]
+fn a_piece_that_was_written_in_several_steps_is_hashed_from_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let mib = usize::try_from(PIECE).unwrap();
+    let body: Vec<u8> = (0..4 * mib + 100).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect();
+    let hashes: Vec<_> = body.chunks(mib).map(crate::pieces::hash).collect();
+    let total = body.len() as u64;
+    let write = |draft: &mut Draft, from: usize, to: usize| {
+        draft.seek(from as u64);
+        body[from..to].chunks(100_000).for_each(|bytes| draft.append(bytes).unwrap());
+    };
+    let (from, to) = (mib + 5, 3 * mib + BLOCK + 3);
+    let mut first = Draft::new(&store).unwrap();
+    write(&mut first, from, to);
+    let (id, stored) = first.store(Stored { total, pieces: Vec::new(), ..example() }).unwrap();
+    for (at, end, expected) in [(0, from, 0..3), (to, body.len(), 3..5)] {
+        let mut next = Draft::of(&store, id, &stored).unwrap();
+        next.seek(at as u64);
+        next.hash_pieces();
+        write(&mut next, at, end);
+        if at == 0 {
+            next.seek(to as u64);
+        }
+        while next.hash_more(total).unwrap() {}
+        let mut listed: Vec<_> = next.listed(0).iter().map(|listed| (listed.index, listed.hash)).collect();
+        listed.sort_by_key(|(index, _)| *index);
+        let all = expected.map(|index| (u32::try_from(index).unwrap(), hashes[index]));
+        assert_eq!(listed, all.collect::<Vec<_>>());
+        let (_, stored) = next.store(stored.clone()).unwrap();
+        assert_eq!(stored.pieces.len(), listed.len());
     }
 }
 

@@ -185,11 +185,11 @@ impl Fetch {
         }
         if draft.is_behind() {
             // What was there before is hashed in steps between which others get the disk.
-            let rest = std::mem::take(&mut last);
+            let (rest, total) = (std::mem::take(&mut last), stored.total);
             draft = store.blocking(move |_| draft.append(&rest).map(|()| draft)).await??;
             let mut has_more = true;
             while has_more {
-                let step = move |_: &Arc<Store>| draft.hash_more().map(|has_more| (draft, has_more));
+                let step = move |_: &Arc<Store>| draft.hash_more(total).map(|has_more| (draft, has_more));
                 (draft, has_more) = store.blocking(step).await??;
             }
         }

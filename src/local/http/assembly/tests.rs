@@ -80,13 +80,18 @@ fn pieces_are_asked_of_a_member_once_they_are_listed_and_those_that_this_node_ha
 }
 
 #[test]
-fn a_piece_without_a_hash_before_one_that_has_one_comes_from_the_gateway_at_once() {
+fn a_piece_without_a_hash_before_one_that_has_one_comes_from_the_gateway_after_a_while() {
     let (mut assembly, now) = (Assembly::new(TOTAL).unwrap(), Instant::now());
     assembly.named(Some(at(1)));
     for index in [0, 2] {
         assembly.listed(index, pieces::hash(&piece(index)));
     }
-    assert_eq!(asked(&assembly.actions(now, false, nothing)), [(0, Some(1)), (1, None), (2, Some(1))]);
+    assert_eq!(asked(&assembly.actions(now, false, nothing)), [(0, Some(1)), (2, Some(1))]);
+    assert!(assembly.came(0, Some(at(1).0), Some(piece(0)), now) && assembly.take().is_some());
+    assert!(assembly.finished().is_some());
+    assert!(asked(&assembly.actions(now, false, nothing)).is_empty(), "the gateway may be about to have it");
+    let later = assembly.wakes().unwrap();
+    assert_eq!(asked(&assembly.actions(later, false, nothing)), [(1, None)]);
 }
 
 #[test]
