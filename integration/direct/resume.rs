@@ -29,6 +29,23 @@ async fn a_download_continues_while_each_link_carries_some_of_it() {
     assert_eq!(app.rest().await, content());
 }
 
+/// As `curl -r`, and `wget -c` or an apt that goes on.
+#[tokio::test]
+async fn a_part_of_a_file_continues_as_the_whole_does() {
+    for (range, from, end) in [("100000-", 100_000, CONTENT), ("100000-1500000", 100_000, 1_500_001)] {
+        let mut lab = Lab::new().await;
+        lab.link_address = fragile(lab.link_address).await;
+        let proxy = lab.proxy().await;
+        let server = serve(ETAG, true).await;
+        let mut app = Peer::connect(proxy.address).await;
+        let fields = format!("Host: {server}\r\nRange: bytes={range}\r\nConnection: close\r\n");
+        app.say(format!("GET http://{server}/ HTTP/1.1\r\n{fields}\r\n")).await;
+        let head = app.head().await;
+        assert!(head.starts_with("HTTP/1.1 206 "), "{head}");
+        assert_eq!(app.rest().await, content()[from..end]);
+    }
+}
+
 #[tokio::test]
 async fn a_download_that_the_next_gateway_does_not_continue_is_not_counted_as_rescued() {
     for (version, why) in [
@@ -148,13 +165,17 @@ async fn answer(mut stream: TcpStream, version: &str, has_ranges: bool) -> std::
         head.push(within(stream.read_u8()).await?);
     }
     let head = String::from_utf8(head).unwrap();
-    let start = head.split_once("Range: bytes=").filter(|_| has_ranges);
-    let start = start.and_then(|(_, rest)| rest.split_once('-')?.0.parse().ok());
-    let status = start.map_or_else(
+    let range = head.split_once("Range: bytes=").filter(|_| has_ranges);
+    let range = range.and_then(|(_, rest)| rest.lines().next()?.split_once('-'));
+    let range = range.map(|(first, last)| {
+        let end = last.parse::<usize>().map_or(CONTENT, |last| last + 1);
+        first.parse::<usize>().unwrap()..end
+    });
+    let status = range.as_ref().map_or_else(
         || "200 OK".to_owned(),
-        |start: usize| format!("206 P\r\nContent-Range: bytes {start}-{}/{CONTENT}", CONTENT - 1),
+        |range| format!("206 P\r\nContent-Range: bytes {}-{}/{CONTENT}", range.start, range.end - 1),
     );
-    let rest = &content()[start.unwrap_or(0)..];
+    let rest = &content()[range.unwrap_or(0..CONTENT)];
     // What the gateway stored would go on where the server does not.
     let control = if has_ranges { "public" } else { "no-store" };
     let head = format!(

@@ -1,8 +1,8 @@
 //! Ranges and partial content (RFC 9110 §14, §15.3.7; RFC 9111 §3.3, §3.4): what a request wants of a body, and what a 206 brings.
 
 use http::Method;
-use laneway_wire::http::{BodyLength, Fields, RequestHead, ResponseHead};
-use laneway_wire::resume::Point;
+use laneway_wire::http::{BodyLength, RequestHead, ResponseHead};
+use laneway_wire::resume::{Point, content_range};
 
 /// From which offset on a request for the rest of a body is answered by a fetch that begins earlier, so that it can be shared
 /// by apps that are not equally far.
@@ -95,24 +95,10 @@ impl Partial {
     }
 }
 
-/// Reads the only Content-Range field: the first byte, the one after the last, and the size of the whole.
-fn content_range(fields: &Fields) -> Option<(u64, u64, u64)> {
-    let mut all = fields.all("content-range");
-    let text = str::from_utf8(all.next()?).ok().filter(|_| all.next().is_none())?;
-    let (unit, spec) = text.split_once(' ')?;
-    let (range, total) = spec.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let number = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        true => digits.parse::<u64>().ok(),
-        false => None,
-    };
-    let (first, last, total) = (number(first)?, number(last)?, number(total)?);
-    (unit.eq_ignore_ascii_case("bytes") && first <= last && last < total).then_some((first, last + 1, total))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use laneway_wire::http::Fields;
     use proptest::prelude::*;
 
     fn request(range: &str) -> RequestHead {

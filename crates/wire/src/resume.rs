@@ -11,11 +11,12 @@ use super::http::{BodyLength, Fields, RequestHead, ResponseHead};
 /// twice within a second, and the clocks of a server may disagree.
 const MIN_AGE: Duration = Duration::from_secs(60);
 
-/// What identifies the content of one download.
+/// What identifies the content of one download, and where the download ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
-    /// The size in bytes.
+    /// The size of the content in bytes, and the offset after the last one that is wanted.
     total: u64,
+    end: u64,
     validator: Validator,
     /// Content-Encoding.
     encoding: Option<Vec<u8>>,
@@ -53,6 +54,17 @@ impl Point {
         Self::of_fields(&response.fields, plain_total(request, response)?)
     }
 
+    /// The same for a response to a request for one part of the content.
+    pub fn of_part(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
+        let (start, end, total) = content_range(&response.fields)?;
+        let is_part = request.method == Method::GET
+            && request.body == BodyLength::None
+            && request.fields.get("range").is_some()
+            && response.status == 206
+            && response.body == BodyLength::Exact(end - start);
+        Some(Self { end, ..Self::of_fields(&response.fields, total).filter(|_| is_part)? })
+    }
+
     /// The same for content that is checked against a digest before the last of it is used. It needs no validator.
     pub fn of_checked(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
         let total = plain_total(request, response)?;
@@ -70,7 +82,12 @@ impl Point {
             return None;
         }
         let (encoding, media_type) = (single(fields, "content-encoding")?, single(fields, "content-type")?);
-        Some(Self { total, validator, encoding, media_type })
+        Some(Self { total, end: total, validator, encoding, media_type })
+    }
+
+    /// The offset after the last byte that is wanted.
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// The size of the whole content in bytes.
@@ -78,14 +95,15 @@ impl Point {
         self.total
     }
 
-    /// The request for everything after the first `offset` bytes, on condition that the content is still the same.
+    /// The request for everything that is wanted from `offset` on, on condition that the content is still the same.
     pub fn request(&self, original: &RequestHead, offset: u64) -> RequestHead {
-        self.request_part(original, offset, self.total)
+        self.request_part(original, offset, self.end)
     }
 
     /// The same for the bytes from `offset` up to `end`.
     pub fn request_part(&self, original: &RequestHead, offset: u64, end: u64) -> RequestHead {
         let mut request = original.clone();
+        ["range", "if-range"].into_iter().for_each(|name| request.fields.remove(name));
         let range = match end < self.total {
             true => format!("bytes={offset}-{}", end.saturating_sub(1)),
             false => format!("bytes={offset}-"),
@@ -98,12 +116,12 @@ impl Point {
         request
     }
 
-    /// Checks that `response` contains exactly what follows the first `offset` bytes of the same content.
+    /// Checks that `response` contains exactly what is wanted of the same content from `offset` on.
     ///
     /// # Errors
     /// [`Mismatch`].
     pub fn check(&self, response: &ResponseHead, offset: u64) -> Result<(), Mismatch> {
-        self.check_part(response, offset, self.total)
+        self.check_part(response, offset, self.end)
     }
 
     /// Checks that `response` contains exactly the bytes from `offset` up to `end` of the same content.
@@ -144,6 +162,21 @@ fn plain_total(request: &RequestHead, response: &ResponseHead) -> Option<u64> {
         && request.fields.get("range").is_none()
         && request.fields.get("if-range").is_none();
     (is_plain && response.status == 200 && total > 0).then_some(total)
+}
+
+/// Reads the only Content-Range field (RFC 9110 §14.4): the offsets of the first byte and after the last one, and the size of the
+/// whole; `None` where one of them is unknown.
+pub fn content_range(fields: &Fields) -> Option<(u64, u64, u64)> {
+    let text = str::from_utf8(&single(fields, "content-range")??).ok()?.to_owned();
+    let (unit, spec) = text.split_once(' ')?;
+    let (range, total) = spec.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let number = |digits: &str| match digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => digits.parse::<u64>().ok(),
+        false => None,
+    };
+    let (first, last, total) = (number(first)?, number(last)?, number(total)?);
+    (unit.eq_ignore_ascii_case("bytes") && first <= last && last < total).then_some((first, last + 1, total))
 }
 
 impl Validator {
@@ -207,6 +240,40 @@ mod tests {
         }
         assert!(!of("", 206, "Content-Length: 10\r\nETag: \"a\"\r\n"));
         assert!(!of("Range: bytes=5-\r\n", 200, "Content-Length: 10\r\nETag: \"a\"\r\n"));
+    }
+
+    #[test]
+    fn of_one_part_only_its_rest_is_asked_for_and_accepted() {
+        let original = request("Range: bytes=2-7\r\nIf-Range: \"a\"\r\n");
+        let of = |status: u16, fields: &str| Point::of_part(&original, &response(status, fields));
+        let head = "Content-Length: 6\r\nContent-Range: bytes 2-7/10\r\n";
+        let point = of(206, &format!("{head}ETag: \"a\"\r\n")).unwrap();
+        let asked = point.request(&original, 4).fields;
+        assert_eq!(asked.all("range").collect::<Vec<_>>(), [b"bytes=4-7"]);
+        assert_eq!(asked.all("if-range").collect::<Vec<_>>(), [b"\"a\""]);
+        let rest = |range: &str, length: u32| {
+            let fields = format!("Content-Length: {length}\r\nContent-Range: {range}\r\nETag: \"a\"\r\n");
+            point.check(&response(206, &fields), 4)
+        };
+        assert_eq!(rest("bytes 4-7/10", 4), Ok(()));
+        assert_eq!(rest("bytes 4-9/10", 6), Err(Mismatch::Range));
+        for (status, fields) in [
+            (206, head.to_owned()),
+            (206, format!("{head}ETag: W/\"a\"\r\n")),
+            (200, format!("{head}ETag: \"a\"\r\n")),
+            (206, "Content-Length: 6\r\nETag: \"a\"\r\n".to_owned()),
+            (206, "Content-Length: 6\r\nContent-Range: bytes 2-7/*\r\nETag: \"a\"\r\n".to_owned()),
+            (206, "Content-Length: 5\r\nContent-Range: bytes 2-7/10\r\nETag: \"a\"\r\n".to_owned()),
+            (
+                206,
+                "Content-Length: 9\r\nContent-Type: multipart/byteranges; boundary=x\r\nETag: \"a\"\r\n"
+                    .to_owned(),
+            ),
+        ] {
+            assert_eq!(of(status, &fields), None, "{fields}");
+        }
+        let whole = response(206, &format!("{head}ETag: \"a\"\r\n"));
+        assert_eq!(Point::of_part(&request(""), &whole), None, "nobody asked for a part");
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub(super) const CASES: &[Case] = &[
         a_gateway_that_answers_anything_else_than_what_it_was_asked_for_spoils_nothing,
     ),
     (
+        "several::the_rest_of_a_file_comes_over_several_gateways_too",
+        the_rest_of_a_file_comes_over_several_gateways_too,
+    ),
+    (
         "several::machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once",
         machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once,
     ),
@@ -188,6 +192,22 @@ fn a_gateway_that_is_killed_costs_a_download_over_several_nothing(lab: &Lab) {
     fleet.kill(first);
     let output = running.finish(PATIENCE * 3).success();
     assert_eq!(sha256(&output.stdout), sha256(version(1)));
+}
+
+/// As for a program that goes on with a file that it has begun.
+fn the_rest_of_a_file_comes_over_several_gateways_too(lab: &Lab) {
+    const FROM: usize = 3 * MIB + 5;
+    let served = Served::default();
+    let web = served.web(lab);
+    let mut fleet = fleet(lab);
+    let first = fleet.serving();
+    let running = download(&fleet, &["--range", &format!("{FROM}-")]);
+    wait_until("the rest over several gateways", || {
+        running.printed() > 4 * MIB as u64 && gateways(&fleet, &web).len() > 1
+    });
+    fleet.kill(first);
+    let output = running.finish(PATIENCE * 3).success();
+    assert_eq!(sha256(&output.stdout), sha256(&version(1)[FROM..]));
 }
 
 /// How a part is answered over the gateway that is not to be trusted: what was asked for, and the connection.

@@ -290,11 +290,10 @@ impl Stream<'_> {
         }
     }
 
-    /// Whether a part that was asked for is not worth the whole, which the server sends in its place: whoever asks on a condition, or
-    /// knows the digest, gets the file elsewhere, too.
+    /// Whether the server sends the whole file in place of this part, for a client that gets parts over other gateways, too. It is
+    /// answered with the whole, so that it asks for no more parts here.
     fn wants_whole(&self, request: &RequestHead, body: &Growing) -> bool {
-        let has_condition = self.digest.is_some() || request.fields.get("if-range").is_some();
-        has_condition && partial::wanted(request) == Wanted::Other && body.is_whole()
+        self.is_part && partial::wanted(request) == Wanted::Other && body.is_whole()
     }
 }
 

@@ -15,6 +15,7 @@ use super::fronted::Fronted;
 use super::kept::{Idle, IdleConnections};
 use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
+use crate::cache::partial;
 use crate::failure::{Failure, Kind, Side};
 use crate::fronts::token::Challenge;
 use crate::limited;
@@ -145,8 +146,8 @@ async fn resume(exchange: &Exchange<'_>, lost: String, record: &mut Record) -> R
     let resumed = exchange.resume(lost.clone(), record).await;
     if let Err(Trouble::Truncated(why)) = &resumed {
         let and = match is_resumable {
-            false if exchange.request.fields.get("range").is_some() => {
-                ", and of a part of a file only the app can ask for the rest".to_owned()
+            false if partial::has_several(exchange.request) => {
+                ", and of several parts of a file only the app can ask for the rest".to_owned()
             }
             false => {
                 ", and the rest cannot be asked for: the server has not said which version of how many bytes it sends \

@@ -86,9 +86,7 @@ impl Exchange<'_> {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
                 if !self.has_login.load(Relaxed) && response.body == sent_as {
-                    let is_checked = self.filter().as_ref().is_some_and(|filter| filter.checks());
-                    let of = if is_checked { Point::of_checked } else { Point::of };
-                    *self.point() = of(self.request, &response).map(|point| (point, length));
+                    *self.point() = self.point_of(&response).map(|point| (point, length));
                 }
                 let prospect = self.prospect(server, &response);
                 let how = (progress, chunked, prospect);
@@ -99,7 +97,7 @@ impl Exchange<'_> {
                         true
                     }
                     None => {
-                        let is_whole = self.exact_as(server, &mut head, &mut buffer, length, how).await?;
+                        let is_whole = self.exact(server, &mut head, &mut buffer, length, how).await?;
                         !is_whole || !buffer.is_empty()
                     }
                 }
@@ -114,6 +112,17 @@ impl Exchange<'_> {
         };
         self.finish_body(server, &mut head, chunked).await?;
         Ok(Delivered { upgraded: false, again, reusable: response.keep_alive && !stray })
+    }
+
+    /// What identifies the content of `response`, if the rest of it can be asked for elsewhere.
+    fn point_of(&self, response: &ResponseHead) -> Option<Point> {
+        let is_checked = self.filter().as_ref().is_some_and(|filter| filter.checks());
+        let of = match response.status {
+            206 => Point::of_part,
+            _ if is_checked => Point::of_checked,
+            _ => Point::of,
+        };
+        of(self.request, response)
     }
 
     /// Reads the head of a response. What follows it stays in `buffer`.
@@ -171,21 +180,10 @@ impl Exchange<'_> {
         response.write_forward(&self.local.name, to, body_as, SystemTime::now(), out);
     }
 
-    /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there.
+    /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there. It goes in chunks if the app
+    /// gets another body than the server has sent; and comes over several gateways if there is a prospect of it. Returns whether
+    /// the server has sent all of the body on this connection.
     pub(super) async fn exact(
-        &self,
-        server: &mut FromServer<'_>,
-        head: &mut BytesMut,
-        buffer: &mut BytesMut,
-        length: u64,
-        progress: &Progress<'_>,
-    ) -> Result<(), Trouble> {
-        self.exact_as(server, head, buffer, length, (progress, false, None)).await.map(drop)
-    }
-
-    /// The same, in chunks if the app gets another body than the server has sent; and over several gateways if there is a
-    /// prospect of it. Returns whether the server has sent all of the body on this connection.
-    pub(super) async fn exact_as(
         &self,
         server: &mut FromServer<'_>,
         head: &mut BytesMut,

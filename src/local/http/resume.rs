@@ -34,7 +34,7 @@ impl Exchange<'_> {
         let mut fruitless = 0;
         while fruitless < MOST_FRUITLESS {
             let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
-            let offset = point.total() - left;
+            let offset = point.end() - left;
             limited!(
                 info,
                 NOBODY,
@@ -97,7 +97,8 @@ impl Exchange<'_> {
         point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
         record.rescued("resumed");
         let mut head = BytesMut::new();
-        self.exact(server, &mut head, &mut buffer, left, progress).await?;
+        let prospect = self.prospect(server, &response);
+        self.exact(server, &mut head, &mut buffer, left, (progress, false, prospect)).await?;
         self.finish_body(server, &mut head, false).await
     }
 }

@@ -8,7 +8,7 @@ use crate::local::server_connection::FromServer;
 use crate::wire::http::{DISCARD, ResponseHead};
 use crate::wire::resume::Point;
 
-/// The smallest file that comes over several gateways, in bytes. At 100 Mbit/s it takes more than a second.
+/// The least of a file that comes over several gateways, in bytes. At 100 Mbit/s it takes more than a second.
 const LEAST: u64 = 16 << 20;
 /// How long the first gateway is measured at least, and at most; in between it is this part of the time that the download would
 /// take over it alone. Whoever asks for the same file meanwhile gets it together with this one.
@@ -65,7 +65,8 @@ impl Exchange<'_> {
         server: &FromServer<'_>,
         response: &ResponseHead,
     ) -> Option<Prospect> {
-        let (point, left) = self.point().clone().filter(|(point, _)| point.total() >= LEAST)?;
+        let is_large = |(point, left): &(Point, u64)| *left >= LEAST && point.end() == point.total();
+        let (point, left) = self.point().clone().filter(is_large)?;
         let links = &self.local.routes.links;
         let link = links.with_state(server.link_state()?).filter(|_| self.local.routes.spreads)?;
         let was_wrong = self.request.fields.get(DISCARD).is_some();
@@ -80,10 +81,10 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether the server has said that it sends parts of this content (RFC 9110 §14.3).
+/// Whether the server has said that it sends parts of this content (RFC 9110 §14.3), or has sent one.
 fn has_ranges(response: &ResponseHead) -> bool {
     let mut units = response.fields.all("accept-ranges").flat_map(|value| value.split(|&byte| byte == b','));
-    units.any(|unit| unit.trim_ascii().eq_ignore_ascii_case(b"bytes"))
+    response.status == 206 || units.any(|unit| unit.trim_ascii().eq_ignore_ascii_case(b"bytes"))
 }
 
 /// Whether the gateway has answered from its cache, or from what it fetches for several (RFC 9211).
