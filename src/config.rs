@@ -164,7 +164,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is wrong with files of a gateway that it starts without.
+    /// What is wrong with files of a gateway that it can start without.
     pub fn unusable_files(&self) -> Vec<Problem> {
         let is_gateway = match self.node.role {
             RoleSetting::Client => false,

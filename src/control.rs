@@ -48,7 +48,7 @@ const ATTEMPTS: (u32, Duration) = (20, Duration::from_millis(10));
 pub fn mark_running(state: &StateDir) -> Result<Option<StateLock>, StateError> {
     for _ in 0..ATTEMPTS.0 {
         if let Some(lock) = state.try_lock(RUNNING)? {
-            // Of an earlier node.
+            // An earlier node's.
             if let Err(error) = state.remove(PROXIES) {
                 tracing::warn!(
                     error = with_causes(&error),
@@ -73,8 +73,8 @@ pub fn is_running(state: &StateDir) -> Result<bool, StateError> {
     Ok(state.try_lock(RUNNING)?.is_none())
 }
 
-/// Notes where the local proxy of this node listens, which is marked as running: the commands with the same directory find it
-/// there, whatever the configuration says.
+/// Notes where the local proxy of this running node listens: the commands with the same directory find it there, whatever the
+/// configuration says.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -86,7 +86,7 @@ pub fn note_proxies(state: &StateDir, addresses: &[SocketAddr]) -> Result<(), St
 /// Where the local proxy of the node listens that runs with this directory: nothing if on unix sockets only. `None` when no
 /// node runs, as far as this user can tell.
 pub fn running_proxies(directory: &Path) -> Option<Vec<SocketAddr>> {
-    // Otherwise it would be made.
+    // Otherwise the directory would be made.
     directory.join(RUNNING).symlink_metadata().ok()?;
     let state = StateDir::open(directory).ok()?;
     if !is_running(&state).ok()? {
@@ -117,7 +117,7 @@ pub fn ask_to_leave(state: &StateDir) -> Result<(), StateError> {
     state.write(LEAVING, b"")
 }
 
-/// Takes that back.
+/// Takes the request to leave back.
 ///
 /// # Errors
 /// When the file cannot be removed.

@@ -27,9 +27,9 @@ use crate::sys::namespace::{Given, Sockets};
 
 pub use self::socks::{Refused, greet};
 
-/// Interval at which it is found out whether the network is still in use.
+/// Interval between two checks whether the network is still in use.
 const LOOK: Duration = Duration::from_secs(1);
-/// Interval at which it is found out whether everything that the last process sent was taken.
+/// Interval between two checks whether everything that the last process sent was taken.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long connections may take to end after the last process that could use them has ended.
 const REST: Duration = Duration::from_secs(60);

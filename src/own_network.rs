@@ -32,7 +32,7 @@ fn cut_off<'a>(
     match () {
         () if !to_gateways.is_empty() => Some(to_gateways),
         () if gateways.iter().any(|gateway| has_route(*gateway)) => None,
-        // Which of several networks is that of the gateways is not known.
+        // It is not known which of several networks is the gateways'.
         () => {
             let all = if usable.is_empty() { [bare, down].concat() } else { bare };
             (!all.is_empty()).then_some(all)

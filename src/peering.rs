@@ -156,7 +156,7 @@ impl BoundPeering {
         &self.addresses
     }
 
-    /// What a reload changes.
+    /// The handle for reloads.
     pub fn running(&self) -> RunningPeering {
         RunningPeering { uplink: self.uplink.clone(), candidate: self.candidate.clone() }
     }
@@ -196,8 +196,8 @@ impl BoundPeering {
 }
 
 impl RunningPeering {
-    /// Takes what a reload has changed. `drain` is how long open tunnels delay bringing the uplink down; `servers` are
-    /// those that the uplink's commands are told.
+    /// Applies a reload. `drain` is how long open tunnels delay bringing the uplink down; `servers` are those that the uplink's
+    /// commands are told.
     pub fn apply(&self, new: Live, drain: Duration, servers: &[Target]) {
         let Live { active, weight, policy, rotate, command_timeout } = new;
         self.uplink.change(uplink_terms(command_timeout, drain, servers));

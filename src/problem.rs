@@ -98,7 +98,7 @@ impl Problem {
     }
 }
 
-/// The text without what would control a terminal, whoever has named a file or a user so.
+/// The text without the control characters for a terminal that the name of a file or a user may have.
 pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
 }

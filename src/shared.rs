@@ -53,7 +53,7 @@ pub struct Shared {
     pub cache: Option<Arc<Store>>,
     /// The pieces of large downloads that this node keeps for other members, if it does.
     pub holdings: Option<Arc<Holdings>>,
-    /// The directories of both, where they are of no use.
+    /// The directories of both that cannot be used.
     pub unused: Unused,
     /// The port at which it serves them, if it does.
     pub serves_pieces: Option<u16>,
@@ -63,12 +63,12 @@ pub struct Shared {
     pub tasks: TaskTracker,
 }
 
-/// The directories in which this node should store something, as far as it cannot.
+/// The directories in which this node should store something, but cannot.
 #[derive(Clone, Default)]
 pub struct Unused {
     /// Those that could not be opened.
     closed: Vec<UnusedDirectory>,
-    /// Those that were.
+    /// Those that were opened.
     open: Vec<(&'static str, Arc<Store>)>,
 }
 

@@ -29,7 +29,7 @@ const INDEX_PART: usize = 32;
 /// The memory that the index takes for each piece, in bytes.
 const ENTRY_MEMORY: usize = 128;
 
-/// How long a download may take to begin whose pieces are asked for.
+/// How long a download whose pieces are asked for may take to begin.
 const BEGINS: Duration = Duration::from_secs(2);
 
 /// The pieces that this node keeps.
@@ -58,7 +58,7 @@ struct Place {
     length: u64,
 }
 
-/// What came of waiting for a piece.
+/// The result of waiting for a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// It is here.
@@ -121,7 +121,7 @@ impl Holdings {
             Ok(None) => {
                 tracing::warn!("a piece that this node keeps was changed on the disk, and is forgotten")
             }
-            // It is there all the same.
+            // The piece is there all the same.
             Err(error) if says_nothing(&error) => return None,
             Err(_missing) => {}
         }
@@ -132,7 +132,7 @@ impl Holdings {
         None
     }
 
-    /// Waits until a piece has arrived, but only while a download runs that may bring it, and for so long. The download may be about
+    /// Waits for at most `patience` until a piece has arrived, while a download runs that may bring it. The download may be about
     /// to begin: whoever asks may have heard of it earlier than this node.
     pub async fn until_here(&self, hash: &PieceHash, patience: Duration) -> Waited {
         let (deadline, begins) = (Instant::now() + patience, Instant::now() + BEGINS.min(patience));

@@ -184,7 +184,7 @@ pub struct RunningRules {
 }
 
 impl RunningRules {
-    /// Takes what a reload has changed. Redirected connections stay open.
+    /// Applies a reload. Redirected connections stay open.
     pub fn apply(&self, new: Live) {
         self.options.send_replace(new.options);
     }
@@ -231,7 +231,7 @@ impl NodeRules {
         })
     }
 
-    /// What a reload changes.
+    /// The handle for reloads.
     pub fn running(&self) -> RunningRules {
         RunningRules { options: self.options.clone(), here: self.here.subscribe() }
     }

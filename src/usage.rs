@@ -100,7 +100,7 @@ pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -
             let names = at.command.get_subcommands().filter(|known| !known.is_hide_set());
             let names: Vec<_> = names.map(Command::get_name).collect();
             match names.is_empty() {
-                // What looks like one is the value of an option.
+                // A word that looks like one is the value of an option.
                 true => invalid("the command is missing".into(), None, "'laneway --help' lists the commands"),
                 false => {
                     invalid(format!("one of {} is missing", names.join(", ")), None, &at.lists_commands())
@@ -150,8 +150,8 @@ pub(crate) fn reason(error: &clap::Error) -> Option<String> {
     }
 }
 
-/// The first variable that looks like one of an option but is none, with the one that was probably meant; and those of the
-/// same prefix that nothing is near to.
+/// The first variable that looks like one of an option but is none, with the one that was probably meant; and those of the same
+/// prefix that resemble none.
 pub fn unknown_variables(command: &Command) -> Result<Vec<String>, Problem> {
     let known: Vec<String> = variables(command);
     let mut others = Vec::new();
@@ -352,8 +352,8 @@ fn value(error: &clap::Error, at: &NamedCommand<'_>, arguments: &[OsString]) -> 
     Problem::usage(what).after(Problem::usage(why)).hint(help)
 }
 
-/// An IPv6 address and a port that lack the brackets, with them. The last number is taken for the port if what is before it is an
-/// address.
+/// An IPv6 address and a port, with the brackets that are missing. The last number is taken for the port if what is before it is
+/// an address.
 fn in_brackets(given: &str) -> Option<String> {
     let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
     match given.rsplit_once(':') {

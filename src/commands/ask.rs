@@ -51,7 +51,7 @@ pub(super) enum NoStatus {
 }
 
 impl NoStatus {
-    /// What a command says that asked at `proxy`.
+    /// What a command that asked at `proxy` says.
     pub(super) fn problem(self, proxy: SocketAddr) -> Problem {
         let foreign = || {
             let program = port_holder::find(Protocol::Tcp, proxy);
@@ -152,8 +152,8 @@ pub(super) fn other_port(taken: SocketAddr) -> String {
     )
 }
 
-/// The same JSON text (RFC 8259) on one line of printable ASCII. Outside of strings the only other characters are tabs and
-/// line ends, and inside of strings those are escaped already.
+/// A JSON text (RFC 8259) on one line of printable ASCII. Outside of strings the only other characters are tabs and line ends,
+/// and inside of strings those are escaped already.
 fn in_ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -191,7 +191,7 @@ pub(super) fn is_of_the_machine() -> bool {
 
 fn fetch_status(proxy: SocketAddr) -> Result<String, NoStatus> {
     let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
-    // The queue of a program that accepts nothing is full some time.
+    // The listen queue of a program that accepts nothing fills up.
     let is_full = |error: &io::Error| {
         is_late(error) && !matches!(users::whose(proxy), Whose::Nobody | Whose::Elsewhere)
     };

@@ -147,7 +147,7 @@ fn print_propagation() {
 }
 
 impl Ca {
-    /// Whether it makes a machine a member that is none yet.
+    /// Whether it can make this machine a new member.
     pub fn may_join(&self) -> bool {
         matches!(self, Self::Import { .. })
     }

@@ -83,7 +83,7 @@ impl Beside {
         }
     }
 
-    /// The same command for its state.
+    /// The command that was typed, for its state.
     fn command(&self) -> String {
         let words: Vec<_> = std::env::args().skip(1).map(|word| quoted(Path::new(&word))).collect();
         let name = if words.is_empty() { "doctor".to_owned() } else { printable(&words.join(" ")) };
@@ -121,7 +121,7 @@ pub fn state_directory(named: Option<&Path>) -> Result<StateDir, Problem> {
         return Ok(StateDir::open(directory)?);
     }
     default.and_then(StateDir::existing).map_err(|error| {
-        // What a user without a home asks about is the node of another one.
+        // A user without a home asks about the node of another user.
         match Beside::find().filter(|_| is_out_of_reach(&error)) {
             Some(beside) => Problem::usage(error.to_string())
                 .because(io::Error::other(beside.what()))
@@ -148,7 +148,7 @@ pub fn holds_group(directory: &Path) -> bool {
 /// The group that this machine is a member of.
 ///
 /// # Errors
-/// When it is in no group, as far as this user can tell: then which command can.
+/// When it is in no group, as far as this user can tell: then the command that can tell.
 pub fn group(state: &StateDir) -> Result<Group, Problem> {
     match lost(state).or_else(|| elsewhere(state)) {
         Some(problem) => Err(problem),
@@ -196,8 +196,8 @@ pub(super) fn lost(state: &StateDir) -> Option<Problem> {
     )
 }
 
-/// The problem of a command whose directory holds no group, while there is one elsewhere on this machine. Who names a
-/// directory means that one.
+/// The problem of a command whose directory holds no group, while there is one elsewhere on this machine. `None` unless the
+/// directory is the default one: whoever names another means that one.
 pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
     if holds_group(state.path()) || StateDir::default_path().ok()? != state.path() {
         return None;
@@ -208,8 +208,8 @@ pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
     Some(Problem::usage(what).because(reason).hint(format!("run '{}'", beside.command())))
 }
 
-/// Refuses to make this machine a member for a second time, unless the directory was named for that and its node is none that goes on
-/// without its keys.
+/// Refuses to make this machine a member a second time, unless the directory was named for that and no node goes on there without
+/// its keys.
 ///
 /// # Errors
 /// When a node runs here, or root may have one.
@@ -242,7 +242,7 @@ pub fn refuse_beside_node(state: &StateDir) -> Result<(), Problem> {
     }
 }
 
-/// Whether this user can make the directory: one above it is theirs, as it is not where they have no home.
+/// Whether this user can make the directory: they own one above it, which nobody without a home does.
 fn can_be_made(directory: &Path) -> bool {
     let above = directory.ancestors().find(|above| above.exists());
     above.is_some_and(|above| users::owner_of(above) == users::own())

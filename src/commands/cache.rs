@@ -62,13 +62,13 @@ struct Row {
     url: String,
     /// `cache` for what a gateway serves to clients, `peer-cache` for what is kept for other members.
     store: &'static str,
-    /// The bytes of the body that are stored, and those that it has.
+    /// How many bytes of the body are stored, and how many it has.
     stored: u64,
     size: u64,
     /// Which bytes are stored, each part with the offset of its first byte and of the one after its last; none if all are.
     parts: Vec<(u64, u64)>,
     status: u16,
-    /// Since the server has sent or validated it; none when the clock was set back.
+    /// Time since the server sent or validated it; none when the clock was set back.
     age: Option<u64>,
     /// How long it is used without asking the server.
     fresh_for: u64,
@@ -153,7 +153,7 @@ impl<'a> Here<'a> {
         let (now, mut rows) = (SystemTime::now(), Vec::new());
         for place in &self.places {
             if place.store == Stores::Cache && place.lock()?.is_none() {
-                // One that does not answer has written them before.
+                // A node that does not answer has written them before.
                 control::ask(self.state, Ask::SaveUses, NOTICE)?;
             }
             let uses = place.directory.uses();
@@ -287,12 +287,12 @@ impl<'a> Here<'a> {
 }
 
 impl NamedStore {
-    /// Locks it; `None` while a node uses it.
+    /// Locks the store; `None` while a node uses it.
     fn lock(&self) -> Result<Option<File>, Problem> {
         self.directory.lock().map_err(|error| self.unreadable(error))
     }
 
-    /// The problem that files in it cannot be removed.
+    /// The problem that files in the store cannot be removed.
     fn fixed(&self, error: io::Error) -> Problem {
         let path = printable(&quoted(&self.path));
         Problem::new(format!("not everything could be removed from {path}")).because(error).hint(format!(

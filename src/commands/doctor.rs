@@ -296,7 +296,7 @@ async fn beyond(
     way_out.into_iter().chain(names.map(|names| names.beside(verdict)))
 }
 
-/// The first port of a node that another program has, or that a node has which is not the one that is asked for.
+/// The first port of a node that another program has, or a node other than the one that is asked for.
 pub(super) fn ports_in_use(config: &Config) -> Option<Problem> {
     let mut found = Vec::new();
     let lans = crate::lan::lans(&config.peers.lan).unwrap_or_default();

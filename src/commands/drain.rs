@@ -100,7 +100,7 @@ impl Drain {
             if seen.node.id != id {
                 return Ok(None);
             }
-            // A gateway announces it next, which the drain of its links does not wait for.
+            // A gateway announces that only afterwards, and the drain of its links does not wait for it.
             if seen.node.in_maintenance == wanted && (!wanted || seen.node.state.as_deref() != Some("active"))
             {
                 return Ok(Some(seen));
@@ -143,7 +143,7 @@ impl Drain {
     }
 }
 
-/// Warns if no gateway could serve but the node that this shows.
+/// Warns if no gateway but the node shown could serve.
 pub(super) fn warn_of_the_last_gateway(seen: &Snapshot) {
     if !seen.gateways.iter().any(|gateway| could_serve(&gateway.state)) {
         let warning = b"warning: no other gateway is ready to serve: clients have no way out until one is\n";

@@ -13,7 +13,7 @@ use crate::sys::users::{self, Whose};
 use crate::sys::{paths, process, tools};
 
 /// The problem of a command whose connection to this address is accepted, and gets no answer within `time`. `None` when the
-/// program is known to be another one than a node.
+/// program is known not to be a node.
 pub(super) fn at(address: SocketAddr, time: Duration) -> Option<Problem> {
     let program = port_holder::find(Protocol::Tcp, address);
     let who = match &program {
@@ -34,7 +34,7 @@ pub(super) fn at(address: SocketAddr, time: Duration) -> Option<Problem> {
     })
 }
 
-/// That a node has hardly any file or connection left that the system permits it, and what to do.
+/// That a node has used up nearly all files or connections that the system permits it, and what to do.
 pub(super) fn crowded(program: &Program) -> Option<(String, String)> {
     let (open, limit) = process::open_files(&program.process)?;
     let is_crowded = !program.is_stopped && open.saturating_mul(10) >= limit.saturating_mul(9);
@@ -48,8 +48,7 @@ pub(super) fn crowded(program: &Program) -> Option<(String, String)> {
     })
 }
 
-/// The problem of a command that has asked the node of this directory for something, which it has not done within `time`. The
-/// hint ends with `then`.
+/// The problem of a command whose request the node of this directory has not followed within `time`. The hint ends with `then`.
 pub(super) fn with(state: &StateDir, time: Duration, then: &str) -> Problem {
     let proxies = control::running_proxies(state.path()).unwrap_or_default();
     let find = |address: &SocketAddr| port_holder::find(Protocol::Tcp, *address);
@@ -74,7 +73,7 @@ fn owner(address: SocketAddr) -> String {
     name.map_or_else(String::new, |name| format!(", a program of the user {},", printable(&name)))
 }
 
-/// How a node goes on that does not answer.
+/// How to revive a node that does not answer.
 fn revive(program: Option<&Program>) -> String {
     let sudo = if paths::is_administrator() { "" } else { "sudo " };
     let restart = tools::RESTART;

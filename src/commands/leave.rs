@@ -83,7 +83,7 @@ impl Leave {
             false => that_answer(&group, &membership, self.gateways(&group, &state).await?).await,
         };
         if let Err(problem) = guarded {
-            // Who was removed by another machine with the key does not hold the only copy.
+            // If another machine with the key removed this one, it does not hold the only copy.
             if !found.is_removed {
                 return Err(problem);
             }
@@ -100,7 +100,7 @@ impl Leave {
         let Told { names: told, is_known } = tell(&group, &membership, gateways).await;
         let is_known = is_known || was_known;
         if told.is_empty() && !is_known && !self.force {
-            // The machine stays what it was.
+            // The machine stays a member.
             control::stay(&state)?;
             return Err(Problem::new("the node has stopped, but this machine is still in the group")
                 .after(nobody(&group)));
@@ -241,9 +241,9 @@ async fn stop_node(state: &StateDir) -> Result<(), Problem> {
     }
     let _waiting = progress::waiting("the node of this machine drains and stops");
     while control::is_running(state)? {
-        // It goes on following until it ends, however long its connections take.
+        // The node follows until it ends, however long its connections take.
         if !control::follows(state, NOTICE)? && control::is_running(state)? {
-            // The machine stays what it was.
+            // The machine stays a member.
             control::stay(state)?;
             return Err(hung::with(state, NOTICE, ""));
         }
@@ -352,6 +352,6 @@ fn forget(state: &StateDir) -> Result<(), Problem> {
         }
     }
     control::forget(state)?;
-    // Others take a directory of root's for a sign that this machine is in a group.
+    // To other users, a directory of root's is a sign that this machine is in a group.
     Ok(state.remove_if_empty()?)
 }

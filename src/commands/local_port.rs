@@ -33,7 +33,7 @@ pub(super) enum Unusable {
 }
 
 impl Unusable {
-    /// What a command says that cannot go on.
+    /// The problem of a command that cannot go on.
     pub(super) fn problem(self) -> Problem {
         match self {
             Self::Nobody(problem) | Self::Other(problem) => problem,
@@ -68,7 +68,7 @@ impl LocalPort {
         Ok(reachable(self.endpoints(state)?[0]))
     }
 
-    /// The same without any message: `None` when it listens on unix sockets only.
+    /// As `address`, without any message: `None` when it listens on unix sockets only.
     pub fn address_silently(&self, state: Option<&Path>) -> Option<SocketAddr> {
         self.found(state).0.first().copied().map(reachable)
     }
@@ -122,7 +122,7 @@ fn directory(state: Option<&Path>) -> Option<PathBuf> {
     state.map(Path::to_owned).or_else(|| StateDir::default_path().ok())
 }
 
-/// The group whose member this directory is of, as far as this user can tell.
+/// The group that this directory belongs to, as far as this user can tell.
 fn member(directory: &Path) -> Option<Group> {
     let state = beside::holds_group(directory).then(|| StateDir::open(directory).ok())??;
     Group::load(&state).ok().flatten()

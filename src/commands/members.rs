@@ -39,7 +39,7 @@ pub struct Members {
 /// One member.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Its name; none for one that is not in the list, and was not seen with its name.
+    /// Its name; none if it is not in the list and was not seen with one.
     name: Option<String>,
     id: String,
     role: Option<Role>,
@@ -103,7 +103,7 @@ fn rows(
     leaving: &BTreeSet<NodeId>,
     seen: &BTreeMap<NodeId, Seen>,
 ) -> Vec<Row> {
-    // Others than this machine may have admitted and removed members, and it may have joined after the backup that it imported.
+    // Other machines may have admitted and removed members, and this one may have joined after the backup that it imported.
     let mut unlisted: BTreeSet<NodeId> = group.update.revoked().iter().chain(seen.keys()).copied().collect();
     unlisted.insert(group.node.id);
     let mut rows: Vec<Row> = Vec::new();
@@ -170,7 +170,7 @@ fn print(rows: &[Row]) {
         });
         let is_member = ["member", UNLISTED].contains(&row.state);
         let seen = row.last_seen.map(|at| match now.saturating_sub(at) {
-            // One that has left was there at the most.
+            // One that has left may have been there just before.
             ..PRESENT if is_member => "now".to_owned(),
             ago => format!("{} ago", age(Duration::from_secs(ago).as_secs_f64())),
         });
@@ -229,7 +229,7 @@ mod tests {
             let rows = rows(members, &group, &leaving, &seen).into_iter();
             rows.map(|row| (row.name, row.state, row.last_seen)).collect()
         };
-        // Nor does a list that was imported have the machine that imported it, if that was a member before.
+        // An imported list lacks the machine that imported it, too, if that was a member before.
         let shown = rows(Vec::new(), &[nameless]);
         for row in [
             (name("first"), "member", None),

@@ -1,4 +1,4 @@
-//! Whether the group has removed this machine, for commands that sign with the group's key: the key goes on to sign, and nobody hears
+//! Whether the group has removed this machine, for commands that sign with the group's key: the key still signs, but nobody hears
 //! of it.
 
 use std::collections::BTreeSet;

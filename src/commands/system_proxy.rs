@@ -10,7 +10,7 @@ use crate::problem::Problem;
 use crate::sys::state::StateDir;
 use crate::sys::system_proxy::{self, ProxyError, Setting};
 
-/// What was there before, until it is restored.
+/// The file of the earlier settings, until they are restored.
 const SAVED: &str = "system-proxy.json";
 
 /// What is wanted.
@@ -49,7 +49,7 @@ fn settings(values: Values) -> Vec<Setting> {
 pub(super) fn on(proxy: SocketAddr, state: &StateDir) -> Result<(), Problem> {
     let current = system_proxy::current().map_err(problem)?;
     let wanted = system_proxy::through(proxy, &current);
-    // A second call must not take the settings of the first for the earlier ones, also not with another port.
+    // A second call, even with another port, must not take the settings of the first for the earlier ones.
     let before = match load(state)? {
         Some(saved) if saved.set == values(&current) => saved.before,
         _ => values(&current),

@@ -69,7 +69,7 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
     Ok(settings)
 }
 
-/// What is wrong with a table that is not that of fronts, or with the value of an option that is one, and what to do.
+/// What is wrong with a table other than that of fronts, or with a table as the value of an option, and what to do.
 fn no_table(name: &str, is_header: bool, command: &Command) -> (String, String) {
     let shown = printable(name);
     let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name));

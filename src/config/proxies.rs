@@ -12,8 +12,7 @@ use crate::problem::Problem;
 pub struct Proxies {
     /// The TCP addresses, in the order of the file; empty if there are only unix sockets.
     pub addresses: Vec<SocketAddr>,
-    /// Why the configuration cannot be used, in which case the addresses are those that it names nevertheless, else the
-    /// default.
+    /// Why the configuration cannot be used. The addresses are then those that it names all the same, else the default.
     pub fault: Option<Fault>,
 }
 

@@ -83,7 +83,7 @@ fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
     );
 }
 
-/// What is refused until a restart must not open a gateway, or close it, meanwhile.
+/// What waits for a restart must not open or close a gateway meanwhile.
 #[test]
 fn whether_there_are_servers_at_all_changes_at_the_next_start_only() {
     let servers = |old: &str, new: &str| {

@@ -48,7 +48,7 @@ impl Cache {
         self.find_unless(key, |_| false)
     }
 
-    /// The same, unless it came from a gateway that is not trusted any more; then it is forgotten.
+    /// As `find`, but forgets an answer from a gateway that is not trusted any more.
     pub fn find_unless(&self, key: &Key, is_distrusted: impl Fn(NodeId) -> bool) -> Option<Message> {
         let now = Instant::now();
         let mut answers = self.lock();
@@ -68,7 +68,7 @@ impl Cache {
         self.keep_of(key, message, None);
     }
 
-    /// The same for an answer that this gateway gave.
+    /// Caches an answer that this gateway gave, if its lifetime allows it.
     pub fn keep_of(&self, key: Key, message: &Message, gateway: Option<NodeId>) {
         let seconds = lifetime(message);
         let bytes = memory(message);

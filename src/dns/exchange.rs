@@ -19,7 +19,7 @@ const FLAGS: usize = 2;
 const TRUNCATED: u8 = 2;
 /// Offset of the counts of the authority and additional sections in a message (RFC 1035 §4.1.1).
 const OPTIONAL_COUNTS: std::ops::Range<usize> = 8..12;
-/// That of the count of the answer section.
+/// Offset of the count of the answer section.
 const ANSWER_COUNT: std::ops::Range<usize> = 6..8;
 /// Length of the header of a message.
 const HEADER: usize = 12;

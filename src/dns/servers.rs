@@ -112,8 +112,8 @@ impl NameServers {
         })
     }
 
-    /// The answer of the first one that knows or denies the name. While one is silent the next one is asked, too, and
-    /// after the last the first again. When all of those that answer are unable to, the answer of the first of these.
+    /// The answer of the first one that knows or denies the name. While one is silent the next one is asked, too, and after the
+    /// last the first again. If all that answer are unable to, the first such answer.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -192,8 +192,8 @@ impl NameServers {
     }
 }
 
-/// Whether an answer ends the search. A server without an answer that neither is responsible nor asks others is not
-/// meant to be asked.
+/// Whether an answer ends the search. A server that has no answer, is not responsible and asks no others is not meant to be
+/// asked.
 fn is_useful(answer: &Message) -> bool {
     let metadata = &answer.metadata;
     match metadata.response_code {

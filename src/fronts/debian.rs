@@ -27,7 +27,7 @@ pub fn is_index(url: &Url) -> bool {
     let (last, above) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
     let stem = last.split('.').next().unwrap_or_default();
     let is_hashed = above == "SHA256" && segments.next() == Some("by-hash");
-    // Of what is only named by its hash, what lies beside the lists of packages.
+    // Of the files named by a hash only, those beside the lists of packages.
     let is_list = is_hashed
         && segments.next().is_some_and(|directory| directory.starts_with("binary-") || directory == "source");
     is_list

@@ -131,7 +131,7 @@ impl Known {
         state.memory.set(memory);
     }
 
-    /// Notes that all files are known that the index at `index` of this front names.
+    /// Notes that all files that the index at `index` of this front names are known.
     pub fn has_read(&self, front: &str, index: &Url) {
         self.state().indexes.insert(key(front, index), (), MOST_INDEXES);
     }

@@ -1,4 +1,4 @@
-//! Anonymous tokens of OCI registries: many give public images only to who has asked for a token first, which anybody gets.
+//! Anonymous tokens of OCI registries: many give public images only to those who first ask for a token, which anybody gets.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -34,7 +34,7 @@ const LOCAL_NAMES: [&str; 6] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     rules: Vec<(Verdict, Rule)>,
-    /// Whether what no rule matches is allowed.
+    /// Whether unmatched destinations are allowed.
     open: bool,
 }
 
@@ -57,7 +57,7 @@ impl Access {
         }
     }
 
-    /// What is shown of the rules.
+    /// The rules, as they are shown.
     pub fn seen(&self) -> RulesSeen {
         let shown = |wanted: Verdict| {
             let rules = self.rules.iter().filter(|(verdict, _)| *verdict == wanted);
@@ -160,7 +160,7 @@ impl Access {
         };
         match self.rules.iter().find(|(_, rule)| applies(rule)) {
             Some((Verdict::Deny, rule)) => return refused(Why::Denied(rule)),
-            // That it is special is the reason that remains once it is allowed.
+            // A rule that merely covers a special address would not allow it.
             None if !self.open => {
                 return refused(if is_special(ip) { Why::Special } else { Why::NotAllowed });
             }
@@ -190,9 +190,9 @@ impl Access {
         Err(self.refused(target, Some(ip), Why::Own))
     }
 
-    /// Checks an address at which a gateway of the group accepts links. Links within tunnels could be nested, so that what one
-    /// member sends crosses the same machines many times; and what it does there would be held against the address of the
-    /// gateway that dials. So it is dialled only when a rule names exactly that address.
+    /// Checks an address at which a gateway of the group accepts links. Links nested in tunnels would carry one member's bytes
+    /// across the same machines many times, and what the member does there would be held against the gateway that dials. So such
+    /// an address is dialled only when a rule names exactly it.
     ///
     /// # Errors
     /// [`Kind::AddressForbidden`].
@@ -208,7 +208,7 @@ impl Access {
         })
     }
 
-    /// The refusal of `target`, which stands for the address `ip` once it is resolved.
+    /// The refusal of `target`, or of the address `ip` that it resolves to.
     fn refused(&self, target: &Target, ip: Option<IpAddr>, why: Why<'_>) -> Failure {
         let kind = if ip.is_some() { Kind::AddressForbidden } else { Kind::NameForbidden };
         let subject = match ip {
@@ -269,7 +269,7 @@ mod tests {
             judge(&[], &[], &["*.corp:1-1024"], "db.corp:22", None),
             "db.corp:22 is refused by --deny *.corp:1-1024: change that rule there to allow it"
         );
-        // One rule more would close all other destinations of a gateway that has none.
+        // On a gateway without rules, the first one would close all other destinations.
         assert_eq!(
             judge(&[], &[], &[], "127.0.0.1:80", None),
             "127.0.0.1:80 is a loopback, link-local or other special address, allowed only by a rule that names it: \

@@ -92,7 +92,7 @@ pub struct Facts {
     pub served: ServedLinks,
     /// The configured servers.
     pub servers: watch::Receiver<Vec<Target>>,
-    /// What has the rules and the probe's results, if this node may be a gateway.
+    /// Holds the rules and the probe's results, if this node may be a gateway.
     pub egress: Option<Arc<Egress>>,
 }
 
@@ -197,7 +197,7 @@ impl BoundGateway {
         self.gateway.egress.reach().subscribe()
     }
 
-    /// This node, as the member that its own apps belong to.
+    /// The id of this node, the member that its own apps belong to.
     pub fn id(&self) -> NodeId {
         self.gateway.id
     }
@@ -208,7 +208,7 @@ impl BoundGateway {
         Box::new(move |target, first, account| Box::pin(gateway.clone().own_requests(target, first, account)))
     }
 
-    /// What is shown of it.
+    /// The facts to show.
     pub fn facts(&self) -> Facts {
         Facts {
             link: self.address().filter(|_| self.duties.serves || self.duties.authority.borrow().is_some()),
@@ -218,7 +218,7 @@ impl BoundGateway {
         }
     }
 
-    /// What a reload changes.
+    /// The handle for reloads.
     pub fn running(&self) -> RunningGateway {
         RunningGateway {
             gateway: self.gateway.clone(),
@@ -303,7 +303,7 @@ fn heard(shared: &Shared, duties: &Duties) -> impl Fn() -> (Vec<SocketAddr>, boo
 }
 
 impl Proof {
-    /// The task that proves it: by `--probe`, by the servers, or without either by what clients meet.
+    /// The task that proves the way out: by `--probe`, by the servers, or else by clients' connections.
     fn part(
         self,
         shared: &Shared,
@@ -357,7 +357,7 @@ impl RunningGateway {
         &self.gateway.telemetry
     }
 
-    /// Takes what a reload has changed. Open tunnels stay open.
+    /// Applies a reload. Open tunnels stay open.
     pub fn apply(&self, new: Live) {
         let Live { access, upstream, connect_timeout, servers, limits } = new;
         let egress = &self.gateway.egress;

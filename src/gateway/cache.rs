@@ -21,21 +21,21 @@ use crate::memory::{Account, Tally};
 use crate::wire::http::{RequestHead, ResponseHead};
 use crate::wire::id::NodeId;
 
-/// How long nobody waits for another's response after one that could not be shared.
+/// How long requests for a URI are not shared after a response that could not be.
 const ALONE: Duration = Duration::from_secs(60);
-/// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
-/// that brought something else or stood still; and how long a response counts as one that depends on who asks.
+/// How long fetches for a URI, or by a member, are not shared with requests for the same content at another URI after one brought
+/// other content or stalled; and how long a URI's response counts as depending on who asks.
 const APART: Duration = Duration::from_secs(600);
-/// How long a URI counts as one of which a client fetches parts over several gateways, after each part.
+/// How long after each part a URI counts as fetched in parts over several gateways.
 const SPREAD: Duration = Duration::from_secs(5);
-/// How long the server of a URI is not compared once more with a fetch by another one.
+/// Minimum time between two comparisons of a URI's server with a fetch at another URI.
 const TRIED: Duration = Duration::from_secs(60);
-/// How long the bytes of a stored response count as right after they were compared with its digest, and how long they are not hashed
-/// once more by an algorithm by which they were.
+/// How long a stored response counts as right after its bytes were compared with its digest, and how long it is not hashed again
+/// by the same algorithm.
 const VERIFIED: Duration = Duration::from_secs(60);
-/// How long a stored response waits to be hashed while others are. Without its digest it is not used.
+/// How long a stored response waits for others to be hashed first. Without its digest it is not used.
 const TURN: Duration = Duration::from_secs(10);
-/// Maximum number of URIs, members and responses for which that is remembered.
+/// Maximum number of entries in one `Remembered`.
 const MOST_REMEMBERED: usize = 4096;
 
 /// The cache of one gateway.
@@ -51,18 +51,18 @@ pub struct Cache {
     spread: Mutex<Remembered>,
     /// URIs whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
-    /// Members whose fetches are not, either: however many URIs they name, they stay known.
+    /// Members whose fetches are not shared with those either, whatever URI they name.
     liars: Mutex<Remembered>,
-    /// URIs whose servers were compared a short while ago with a fetch by another one.
+    /// URIs whose servers were recently compared with a fetch at another URI.
     tried: Mutex<Remembered>,
-    /// Stored responses whose bytes were compared with their digest a short while ago, or are now.
+    /// Stored responses whose bytes were recently compared with their digest, or are being compared.
     verified: Mutex<Remembered>,
     /// Held while a stored response is hashed.
     hashing: tokio::sync::Mutex<()>,
     hasher: RandomState,
 }
 
-/// Hashes of URIs, of members and of ids, and until when something counts for them.
+/// Hashes of URIs, members or response ids, with the time at which each entry expires.
 type Remembered = HashMap<u64, Instant>;
 
 /// A fetch.
@@ -72,37 +72,37 @@ struct Running {
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
-/// What a fetch has led to for all who wait for it.
+/// The outcome of a fetch for all who wait for it.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// There is a connection to the server, and no response yet.
     Connected,
     /// A response whose body is still coming, and whose request had this [identity](Cache::identity).
     Growing(Arc<Growing>, u64),
-    /// What was stored before is valid, for a request with this identity.
+    /// The stored response is valid, for a request with this identity.
     Valid(u64, Arc<Stored>, u64),
-    /// There is no fetch: what it would have brought has been stored meanwhile.
+    /// No fetch was needed: the response has been stored meanwhile.
     Stored,
-    /// The response is for the one alone who asked first.
+    /// The response is only for whoever asked first.
     Alone,
     /// There is no response.
     Failed(Failure),
 }
 
-/// The part of the one who fetches.
+/// The fetching side of a shared fetch.
 pub(super) struct Lead {
     cache: Arc<Cache>,
     key: String,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
-/// The part of one who asks.
+/// The role of one request in a shared fetch.
 pub(super) enum Part {
     /// To fetch.
     Lead(Lead, watch::Receiver<Option<Outcome>>),
-    /// To wait for what another one fetches; whether that is by another URI.
+    /// To wait for another request's fetch; the flag says that it is of another URI.
     Follow(watch::Receiver<Option<Outcome>>, bool),
-    /// To ask the server oneself.
+    /// To ask the server without sharing.
     Alone,
 }
 
@@ -180,7 +180,7 @@ impl Cache {
         self.remember(&self.spread, uri, SPREAD);
     }
 
-    /// Whether one did so a moment ago.
+    /// Whether a client fetches parts of `uri` so now.
     pub(super) fn is_spread(&self, uri: &str) -> bool {
         self.counts(&self.spread, uri)
     }
@@ -190,14 +190,14 @@ impl Cache {
         !self.counts(&self.apart, uri) && !self.counts(&self.liars, member)
     }
 
-    /// Notes that a fetch for `uri` did not bring the content that others ask for, too.
+    /// Notes that a fetch for `uri` did not bring the content asked for at other URIs.
     pub(super) fn keep_apart(&self, uri: &str) {
         self.remember(&self.apart, uri, APART);
     }
 
-    /// Notes that what `member` asked for at `uri` was something else than it said.
+    /// Notes that the content `member` fetched at `uri` was not what it had claimed.
     pub(super) fn was_wrong(&self, uri: &str, member: NodeId) {
-        // What it asks for from now on is shared with nobody.
+        // The fetches of a known liar are not shared anyway.
         if !self.counts(&self.liars, member) {
             self.keep_apart(uri);
         }
@@ -220,7 +220,7 @@ impl Cache {
             && remembered.get(&self.hasher.hash_one(what)).is_some_and(|until| Instant::now() < *until)
     }
 
-    /// Notes that something counts from now on, in place of something else when there is no room.
+    /// Adds an entry, which replaces another one if the table is full.
     fn remember(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) {
         let mut remembered = lock(remembered);
         if !self.note(&mut remembered, &what, time) {
@@ -230,14 +230,14 @@ impl Cache {
         }
     }
 
-    /// Notes that something counts from now on; false when it does already, or too much does.
+    /// Adds an entry; false if there is a valid one already, or the table is full.
     fn begins(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) -> bool {
         let (mut remembered, hash) = (lock(remembered), self.hasher.hash_one(&what));
         let counts = remembered.get(&hash).is_some_and(|until| Instant::now() < *until);
         !counts && self.note(&mut remembered, what, time)
     }
 
-    /// False when there is no room for it.
+    /// Adds an entry; false if the table is full.
     fn note(&self, remembered: &mut Remembered, what: impl Hash, time: Duration) -> bool {
         let now = Instant::now();
         if remembered.len() >= MOST_REMEMBERED {
@@ -255,8 +255,8 @@ impl Cache {
         lock(&self.alone).remove(&self.hasher.hash_one(uri));
     }
 
-    /// Removes what is stored for `uri`, because it was not the file that it should be: one with this `digest`, if that is known.
-    /// What was proved to have a digest stays, whoever says otherwise, unless its bytes are others by now.
+    /// Removes what is stored for `uri`, because it was not the expected file, with this `digest` if that is known. A response
+    /// that was proved to have its digest stays, unless its bytes have changed since.
     pub(super) async fn discard(self: &Arc<Self>, uri: &str, digest: Option<Digest>) {
         let uri = uri.to_owned();
         lock(&self.fetches).retain(|key, _| !is_of(key, &uri));
@@ -275,11 +275,11 @@ impl Cache {
         }
     }
 
-    /// The response `id` if its whole body has this `digest`, which is noted then. Each response is hashed once by each algorithm, and
-    /// once a minute at most where that cannot be noted.
+    /// The response `id` if its whole body has this `digest`, which is then noted. Each response is hashed once by each
+    /// algorithm, or at most once a minute if the result cannot be noted.
     pub(super) async fn prove(&self, id: u64, digest: &Digest) -> Option<Stored> {
         let _one = timeout(TURN, self.hashing.lock()).await.ok()?;
-        // Another one may have had it hashed or removed meanwhile.
+        // Another request may have had it hashed or removed meanwhile.
         let stored = self.store.blocking(move |store| store.stored(id)).await.ok()??;
         if let Some(known) = stored.digest(digest.algorithm) {
             return (known == digest).then_some(stored);
@@ -297,12 +297,12 @@ impl Cache {
         };
         let is_right = found == *digest;
         let noted = self.store.blocking(move |store| store.prove(id, found)).await.ok()?;
-        // Where nothing can be written, it is right all the same.
+        // The result holds even if it cannot be written.
         let stored = noted.unwrap_or_else(|_error| Stored { digests: vec![digest.clone()], ..stored });
         is_right.then_some(stored)
     }
 
-    /// Removes the response `id` if it has no longer the digest that was proved. Each is hashed once a minute at most.
+    /// Removes the response `id` if it no longer has the digest that was proved. Each is hashed at most once a minute.
     async fn verify(&self, id: u64, stored: &Stored) {
         let Some(digest) = stored.digests.iter().max_by_key(|digest| digest.algorithm) else { return };
         if !self.begins(&self.verified, id, VERIFIED) {
@@ -339,8 +339,8 @@ impl Cache {
         }
     }
 
-    /// Removes what is stored for `uri` that is not what the server has now, as the response to a HEAD shows (RFC 9111 §4.3.5). What this
-    /// takes while the disk is waited for counts for `account`.
+    /// Removes what is stored for `uri` that is not what the server has now, as the response to a HEAD shows (RFC 9111 §4.3.5).
+    /// Memory held while waiting for the disk counts for `account`.
     pub(super) async fn compare(
         self: &Arc<Self>,
         uri: String,
@@ -355,7 +355,7 @@ impl Cache {
         held.set(request.fields.memory() + response.fields.memory());
         let (request, response) = (request.clone(), response.clone());
         let compare = move |store: &Arc<Store>| {
-            // Until it is dropped with the copies.
+            // Held until the copies are dropped.
             let _held = held;
             for (id, stored) in store.find(&uri) {
                 let is_meant = policy::selects(&request, &stored.selecting, &stored.fields);
@@ -368,8 +368,8 @@ impl Cache {
         self.store.blocking(compare).await.ok();
     }
 
-    /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun. What was proved to have a digest
-    /// stays under that alone.
+    /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun. A response with a proved
+    /// digest stays, under that digest alone.
     pub(super) async fn invalidate(self: &Arc<Self>, uris: Vec<String>) {
         lock(&self.fetches).retain(|key, _| !uris.iter().any(|uri| is_of(key, uri)));
         let all = uris.clone();
@@ -394,17 +394,17 @@ impl Lead {
         self.outcome.send_replace(Some(outcome));
     }
 
-    /// The cache that this is a part of.
+    /// The cache that this fetch is for.
     pub(super) fn cache(&self) -> &Arc<Cache> {
         &self.cache
     }
 
-    /// What is stored.
+    /// The store of that cache.
     pub(super) fn store(&self) -> Arc<Store> {
         self.cache.store.clone()
     }
 
-    /// Lets nobody join any more, and nothing of it be stored: the server has something else by now.
+    /// Ends the sharing and storing of this fetch, as when the server's content has changed.
     pub(super) fn leave(&self) {
         if self.is_current() {
             lock(&self.cache.fetches).remove(&self.key);
@@ -413,11 +413,11 @@ impl Lead {
 
     /// Whether anybody waits for the outcome.
     pub(super) fn is_awaited(&self) -> bool {
-        // One receiver is that of the table.
+        // One receiver belongs to the table.
         self.outcome.receiver_count() > usize::from(self.is_current())
     }
 
-    /// Whether others may still join: what was fetched may be stored.
+    /// Whether others may still join, and what was fetched may be stored.
     pub(super) fn is_current(&self) -> bool {
         let fetches = lock(&self.cache.fetches);
         fetches.get(&self.key).is_some_and(|running| running.outcome.same_channel(&self.outcome.subscribe()))
@@ -472,7 +472,7 @@ mod tests {
         let (cache, id, [sha256, sha512]) = lab(&directory);
         let wrong = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
         assert!(cache.prove(id, &wrong).await.is_none());
-        // It would be removed if it were read once more.
+        // If it were read again, it would be removed.
         let body = std::fs::read_dir(directory.path().join("cache")).unwrap().find_map(|folder| {
             std::fs::read_dir(folder.ok()?.path()).ok()?.find_map(|file| {
                 let path = file.ok()?.path();
@@ -486,7 +486,7 @@ mod tests {
         assert!(cache.prove(id, &sha512).await.is_none() && !cache.store.has(id));
     }
 
-    /// The copies were counted for nobody.
+    /// The copies used to count for nobody.
     #[tokio::test]
     async fn what_is_compared_counts_while_the_disk_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();

@@ -139,7 +139,7 @@ impl Clients {
     pub fn admit_measurement(&self, client: &Arc<Client>) -> Result<Measuring, Failure> {
         let admitted = self.admit(client)?;
         client.measurements.fetch_add(1, Relaxed);
-        // From here on its drop takes the count back.
+        // From here on, dropping it takes the count back.
         let measuring = Measuring(admitted);
         if client.measurements.load(Relaxed) > MAX_MEASUREMENTS {
             let sentence =
@@ -170,7 +170,7 @@ impl Client {
         })
     }
 
-    /// Takes a place for one more link, for which the oldest one has to end if there are too many.
+    /// Takes a place for one more link. If there are too many, the oldest one has to end.
     pub fn enter(self: &Arc<Self>) -> LinkPlace {
         let number = self.next_link.fetch_add(1, Relaxed);
         let superseded = CancellationToken::new();

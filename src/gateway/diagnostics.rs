@@ -17,7 +17,7 @@ use crate::wire::datagram::Reach;
 use crate::wire::id::NodeId;
 
 impl Gateway {
-    /// Answers the member `id` with this gateway's clock, servers and state, and with what tells that its keys were copied.
+    /// Answers the member `id` with this gateway's clock, servers and state, and with signs that its keys were copied.
     pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, id: NodeId, _admitted: Admitted) {
         let mut info = self.info();
         info.asked_from = incoming.from.map(|from| from.ip());
@@ -64,7 +64,7 @@ impl Gateway {
     }
 }
 
-/// What this gateway does not reach, as another machine shows it, where "this machine" would be that one.
+/// Rewords a fault for another machine to show, where "this machine" would be wrong.
 fn said_abroad(fault: Unreached) -> Unreached {
     Unreached { reason: fault.reason.replace("this machine", "the gateway"), ..fault }
 }

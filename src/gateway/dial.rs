@@ -110,7 +110,7 @@ struct Schedule {
 }
 
 impl Schedule {
-    /// The next starts of `waiting` addresses, of which the last must start within `left`.
+    /// The next starts for `waiting` addresses, the last of which must start within `left`.
     fn of(waiting: usize, left: Duration) -> Self {
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).max(1);
         let share = (left / waiting).min(ATTEMPT_DELAY);
@@ -173,7 +173,7 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
     }
 }
 
-/// One connection, which sends without delay. Without an end of its own it lasts at most as long as the race.
+/// Makes one connection, with TCP_NODELAY. Without `until` it may take as long as the race.
 async fn attempt(address: SocketAddr, until: Option<Instant>) -> io::Result<Dialled> {
     let connecting = mark::connect(address);
     let connected = match until {
@@ -186,7 +186,7 @@ async fn attempt(address: SocketAddr, until: Option<Instant>) -> io::Result<Dial
     let stream = connected.map_err(|error| neighbour::in_words(address, error))?;
     // Fails only on a connection that is already gone, which the first write reports.
     let _ = stream.set_nodelay(true);
-    // Systems connect to themselves instead of no address.
+    // A connection to the unspecified address goes to this machine.
     let peer = if address.ip().is_unspecified() { stream.peer_addr()? } else { address };
     Ok(Dialled { stream, peer })
 }

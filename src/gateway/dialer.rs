@@ -28,7 +28,7 @@ pub struct Dialer {
     settings: RwLock<Arc<Settings>>,
     resolver: Resolver,
     own: Arc<OwnAddresses>,
-    /// The gateways that are known, whose links are no destinations.
+    /// Known gateways, whose links are not destinations.
     directory: Arc<Directory>,
     upstream: RwLock<Arc<Upstream>>,
 }
@@ -65,7 +65,7 @@ impl Dialer {
         *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(upstream);
     }
 
-    /// Whether any upstream proxy is reached and accepts the login; `None` without one. Logs which are not, before a client meets it.
+    /// Whether any upstream proxy is reached and accepts the login; `None` without one. Logs failures before clients meet them.
     pub async fn check_upstream(&self) -> Option<bool> {
         self.upstream().check(&self.resolver, &self.own).await
     }
@@ -116,7 +116,7 @@ impl Dialer {
         self.settings().access.judge_question(subject)
     }
 
-    /// Checks what is stored of `target`, which came from `source`, as a connection to there would be.
+    /// Checks what is stored of `target`, which came from `source`, as a connection to `source` would be.
     ///
     /// # Errors
     /// Those of [`Dialer::dial`] that come from the rules.
@@ -180,8 +180,7 @@ impl Dialer {
         }
     }
 
-    /// Those of the addresses that `target` resolves to that the rules allow. With none of them, why the last one is
-    /// refused.
+    /// The addresses of `target` that the rules allow; if there are none, why the last one is refused.
     fn judge(
         &self,
         target: &Target,
@@ -208,8 +207,8 @@ impl Dialer {
         }
     }
 
-    /// A UDP socket connected to `target`, if the rules allow it: to the first of its addresses that this machine has a
-    /// route to, since UDP itself does not tell whether the others answer.
+    /// A UDP socket connected to `target`, if the rules allow it: to the first address that this machine has a route to, since
+    /// UDP does not tell which ones answer.
     ///
     /// # Errors
     /// Those of [`Dialer::dial`], except what only the server could report.
@@ -240,7 +239,7 @@ impl Dialer {
     /// Connects to `target` within `longest` if the rules allow it.
     ///
     /// # Errors
-    /// Why not. Never a failure of the link: nothing here is held against the gateway.
+    /// Why there is no connection. Never a failure of the link: nothing here is held against the gateway.
     pub async fn dial(&self, target: &Target, longest: Duration) -> Result<Dialled, Failure> {
         let settings = self.settings();
         if self.upstream().carries(target) {
@@ -255,7 +254,7 @@ impl Dialer {
     /// Connects to a target that the rules need not allow, because the administrator named it for a probe.
     ///
     /// # Errors
-    /// Why not.
+    /// Why there is no connection.
     pub async fn dial_unjudged(&self, target: &Target, longest: Duration) -> Result<Dialled, Failure> {
         let upstream = self.upstream();
         if upstream.carries(target) {
@@ -287,7 +286,7 @@ impl Dialer {
         }
     }
 
-    /// Checks a target that an upstream proxy resolves: a name by itself alone.
+    /// Checks a target that an upstream proxy resolves: a name without its addresses.
     fn judge_for_upstream(&self, target: &Target, settings: &Settings) -> Result<(), Failure> {
         match &target.host {
             Host::Name(_) => settings.access.judge_name_alone(target),
@@ -302,8 +301,8 @@ impl Dialer {
     }
 }
 
-/// Checks the two ends of a connection: only on this machine itself do both have the same address. Routes may lead here for
-/// whole networks, of whose addresses no interface has one (`local` in ip-route(8)).
+/// Checks the two ends of a connection: both have the same address only on this machine itself. Routes may bring whole networks
+/// here whose addresses no interface has (`local` in ip-route(8)).
 fn judge_arrival(
     target: &Target,
     settings: &Settings,

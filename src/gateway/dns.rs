@@ -25,13 +25,13 @@ use crate::sys::resolver;
 use crate::wire::dns::{Query, ResponseCode};
 use crate::wire::target::without_dot;
 
-/// How much longer to wait for the addresses of one family where all are wanted.
+/// How much longer to wait for the second address family when both are wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum answers in the cache, and their size in bytes.
 const CACHE_ENTRIES: usize = 4096;
 const CACHE_BYTES: usize = 4 << 20;
 
-/// Interval between two checks of whether the machine's configuration has changed: a machine that moves to another network gets other name servers.
+/// Interval between two checks of the machine's configuration, which changes when it moves to another network.
 const RELOAD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is built from the machine's configuration.
@@ -74,8 +74,8 @@ impl Resolver {
         self.lock().reload();
     }
 
-    /// Excludes `address`, where this node itself answers queries, from the name servers. Unless the node `serves`, nobody
-    /// needs another one: the gateway resolves the names.
+    /// Excludes `address`, where this node itself answers queries, from the name servers. Only a node that `serves` needs another
+    /// one: elsewhere the gateway resolves the names.
     pub fn avoid(&self, address: SocketAddr, serves: bool) {
         if address.port() != PORT {
             return;
@@ -140,7 +140,7 @@ impl Resolver {
         })
     }
 
-    /// The addresses of `name`; at least one. If the name servers take longer than a second for one family, those of
+    /// The addresses of `name`; at least one. If the name servers take more than a second longer for one family, only those of
     /// the other.
     ///
     /// # Errors
@@ -194,9 +194,9 @@ impl Parts {
         }
     }
 
-    /// Asks the sources in their order, until one knows the name. Sources that only the C library knows are asked last,
-    /// except for names that name servers must not be asked for: with a slow one, a client's questions for names that do
-    /// not exist could take all threads of the C library, but never delay a name in DNS.
+    /// Asks the sources in order until one knows the name. Sources that only the C library knows come last, except for names that
+    /// name servers must not be asked for. So if such a source is slow, queries for nonexistent names may take all threads of the
+    /// C library, but never delay a name in DNS.
     async fn find(&self, name: &str) -> Result<Found, NoAddress> {
         let (mut last, plain) = (NoAddress::NotFound, without_dot(name));
         let is_other = |source: &&Source| matches!(source.service, Service::Other(_));

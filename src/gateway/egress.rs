@@ -1,5 +1,5 @@
-//! Connections for members, and what their results say of this gateway's way out: they are reported to whoever proves it, and its
-//! verdict decides what is told of a failure. `dialer.rs` makes the connections.
+//! Connections for members. Their results are reported to the probe of this gateway's way out, and its verdict decides what a
+//! member is told of a failure. `dialer.rs` makes the connections.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -31,9 +31,8 @@ const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a client's failed connection waits for the verdict on this gateway's way out.
 const VERDICT_DEADLINE: Duration = Duration::from_secs(3);
-/// How long a connection may take before that is reported: until a lost SYN is sent again (RFC 6298 §2.1). Few servers are that
-/// slow, so it is time to prove the way out. It is tried for that long, too, while this machine has none: a server on the LAN
-/// may answer.
+/// How long a connection may take before it is reported as slow: until a lost SYN is sent again (RFC 6298 §2.1). Few servers take
+/// that long, so the way out has to be proved. Without a way out, attempts last as long: a server on the LAN may answer.
 const SLOW: Duration = Duration::from_secs(1);
 /// Maximum number of reported results that wait for the probe.
 const MAX_RESULTS: usize = 64;
@@ -60,14 +59,14 @@ pub enum Outcome {
         target: Target,
         /// Its address.
         from: SocketAddr,
-        /// The protocol in which it is spoken to.
+        /// The protocol spoken with it.
         speech: Speech,
     },
     /// The destination accepted a connection, and has answered nothing since.
     Silent {
         /// Which one.
         target: Target,
-        /// The protocol in which it is spoken to.
+        /// The protocol spoken with it.
         speech: Speech,
         /// Its machine acknowledges what it is sent.
         is_acknowledged: bool,
@@ -95,7 +94,7 @@ pub struct Egress {
     unreached: Mutex<Vec<Unreached>>,
     /// What this machine has no route to, while it has none beyond its only network.
     unrouted: Mutex<Option<Unreached>>,
-    /// Set while the way out is lost although connections are made: the networks that are on this side of it.
+    /// Set while connections are made although the way out is lost: the networks on this side of it.
     mute: Mutex<Option<Vec<IpNet>>>,
     proved: Mutex<Option<(String, std::time::Instant)>>,
 }
@@ -103,7 +102,7 @@ pub struct Egress {
 /// One of the group's servers.
 struct Server {
     target: Target,
-    /// When a success was last reported; `None` after a failure was.
+    /// When a success was last reported; `None` after a failure.
     success_reported: Mutex<Option<Instant>>,
     /// It was silent when it was last reported.
     is_silent: AtomicBool,
@@ -127,7 +126,7 @@ impl Server {
     }
 }
 
-/// Whether a failure may be due to a lost way out, and if so, whether this machine has no route, which is certain.
+/// `Some` if a failure may be due to a lost way out; true if it surely is, for there is no route.
 fn no_way_out(failure: &Failure) -> Option<bool> {
     match (failure.kind, failure.side) {
         (Kind::NetworkUnreachable, Side::Server) => Some(true),
@@ -136,8 +135,8 @@ fn no_way_out(failure: &Failure) -> Option<bool> {
     }
 }
 
-/// How long an app that has waited this long for a connection goes on to wait for the verdict on the way out, which has been in
-/// doubt since the connection was slow.
+/// How much longer an app waits for the verdict on the way out, after connecting has taken this long: the way out has been in
+/// doubt since that became slow.
 fn verdict_time(dialled: Duration) -> Duration {
     VERDICT_DEADLINE.saturating_sub(dialled.saturating_sub(SLOW))
 }
@@ -174,7 +173,7 @@ impl Egress {
         *self.servers.write().unwrap_or_else(PoisonError::into_inner) = Server::all(servers);
     }
 
-    /// What makes the connections. Those that it is asked for are not reported.
+    /// What makes the connections. Those requested from it directly are not reported.
     pub fn dialer(&self) -> &Dialer {
         &self.dialer
     }
@@ -186,8 +185,7 @@ impl Egress {
     /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers. Keepalive is
     /// up to the caller ([`crate::net::keep_alive`]).
     ///
-    /// # Errors
-    /// Why not. Never a failure of the link: nothing here is held against the gateway.
+    /// Why there is no connection. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target, by: NodeId) -> Result<Dialled, Failure> {
         let (servers, begun) = (self.group_servers(), Instant::now());
         let connected = self.dial_watching(target, by).await;
@@ -220,7 +218,7 @@ impl Egress {
         }
     }
 
-    /// Refuses what was connected to beyond a way out that carries nothing: an app that waited there for an answer would get none.
+    /// Refuses a connection beyond a way out that carries nothing: the app would get no answer.
     fn refuse_mute(&self, target: &Target, peer: SocketAddr, by: NodeId) -> Result<(), Failure> {
         let mute = self.mute.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(inside) = &*mute else { return Ok(()) };
@@ -237,7 +235,7 @@ impl Egress {
         Err(lost(&Failure::new(Kind::ConnectTimeout, Side::Server, sentence)))
     }
 
-    /// As [`Dialer::dial`]. A slow one is reported, and given up once this machine has no way out: another gateway may have one.
+    /// As [`Dialer::dial`], but reports a slow attempt, and gives it up once there is no way out: another gateway may have one.
     async fn dial_watching(&self, target: &Target, by: NodeId) -> Result<Dialled, Failure> {
         let mut dial = pin!(self.dialer.dial(target, Duration::MAX));
         tokio::select! {
@@ -296,8 +294,7 @@ impl Egress {
         }
     }
 
-    /// Reports that `target`, which was dialled from `begun` on, was not reached, and waits for what follows for this gateway as a
-    /// whole.
+    /// Reports that `target`, dialled since `begun`, was not reached, and waits for the verdict on this gateway's way out.
     ///
     /// # Errors
     /// When it has lost its way out: then another gateway may reach the target.
@@ -327,7 +324,7 @@ impl Egress {
         }
     }
 
-    /// Notes that `target` has not answered on a connection. Returns whether that is given up.
+    /// Notes that `target` has not answered on a connection. Returns whether to give the connection up.
     pub(super) fn unanswered(
         &self,
         (target, by): (&Target, NodeId),
@@ -386,7 +383,7 @@ impl Egress {
         self.group_servers().iter().map(|server| server.target.clone()).collect()
     }
 
-    /// What the last probe did not reach, and the upstream proxies that are not.
+    /// What the last probe did not reach, and the upstream proxies that are not reached.
     pub fn unreached(&self) -> Vec<Unreached> {
         let mut unreached = self.dialer.unreached_upstreams();
         unreached.extend(self.unrouted.lock().unwrap_or_else(PoisonError::into_inner).clone());

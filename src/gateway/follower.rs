@@ -30,13 +30,13 @@ pub(super) struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    /// Of a member's connection to `from` on which nothing was sent.
+    /// A follower of a member's connection to `from` on which nothing has been sent.
     pub(super) fn new(egress: &'a Egress, target: &'a Target, by: NodeId, from: SocketAddr) -> Self {
         let (begun, speech, reported) = (Instant::now(), OnceLock::new(), Reported::default());
         Self { egress, target, by, from, begun, speech, reported }
     }
 
-    /// Notes what was seen. Returns whether the connection is given up.
+    /// Notes what was seen. Returns whether to give the connection up.
     pub(super) fn sees(&self, seen: Seen<'_>) -> bool {
         match seen {
             Seen::First(bytes) => _ = self.speech.set(Speech::of(bytes)),
@@ -57,7 +57,7 @@ impl<'a> Follower<'a> {
 
     /// Notes the end of a connection over which the server has answered at some time.
     pub(super) fn ended(&self, socket: &TcpStream) {
-        // The system need not be asked about most connections, which are short.
+        // Most connections are short, and need no system call.
         if self.begun.elapsed() < RECENT || net::unheard(socket).is_none_or(|unheard| unheard < RECENT) {
             self.answered();
         }

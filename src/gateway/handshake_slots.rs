@@ -18,7 +18,7 @@ use crate::net;
 
 /// Maximum handshakes in progress from addresses that are not known as a member's.
 const MAX_STRANGERS: usize = 1536;
-/// The same for addresses that are.
+/// Maximum handshakes in progress from members' addresses.
 const MAX_MEMBERS: usize = 512;
 /// Maximum handshakes in progress from one source.
 const MAX_PER_SOURCE: usize = 64;
@@ -85,7 +85,7 @@ struct Places {
     by_size: BTreeSet<(usize, IpAddr)>,
 }
 
-/// Addresses from which members have proved themselves, by when that was last.
+/// Addresses where members have proved themselves, ordered by the last time.
 #[derive(Default)]
 struct Known {
     addresses: HashMap<IpAddr, u64>,
@@ -99,7 +99,7 @@ impl HandshakeSlots {
         let ended = CancellationToken::new();
         let mut inside = slots.lock();
         if inside.listed.is_none_or(|listed| listed.elapsed() >= NETWORKS_AGE) {
-            // Without a list, as with an old one, all sources are merely counted less precisely.
+            // Without a list, or with an old one, sources are only counted less precisely.
             inside.networks = net::own_networks().unwrap_or_default();
             inside.listed = Some(Instant::now());
         }

@@ -21,7 +21,7 @@ use crate::wire::target::{Target, configured};
 
 /// The directory of the cache in the state directory.
 pub const CACHE: &str = "cache";
-/// The part of `--memory-limit` that the index of the cache may take: one in this many.
+/// The index of the cache may take one part in this many of `--memory-limit`.
 const INDEX_PART: usize = 8;
 /// The disk space of the cache if nothing else is said, in bytes: at most, and at least, because a disk may be full only for a while.
 const DEFAULT_CACHE: u64 = 10 << 30;

@@ -1,9 +1,10 @@
 //! Whether this machine reaches the group's servers: from a periodic TCP connection to each, and from the results of the
-//! connections that clients ask for. With `--probe`, what that names is asked instead. A connection that a client waits for in
-//! vain has either asked at once.
+//! connections that clients ask for. `--probe` replaces the servers. A client's connection that fails or is slow causes a probe
+//! at once.
 //!
-//! A server that accepts connections and then answers nothing counts as not reached if its machine does not even acknowledge what it is
-//! sent, or if several are so silent. From then on only an exchange of data counts, or in an unknown protocol an acknowledgement.
+//! A server that accepts connections and answers nothing counts as not reached if its machine does not even acknowledge what it
+//! is sent, or if several servers are so silent. Then only an exchange of data counts, or in an unknown protocol an
+//! acknowledgement.
 
 mod check;
 pub(super) mod exchange;
@@ -37,7 +38,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL_IN_DOUBT: Duration = Duration::from_millis(500);
 /// The deadline of one probe's connection.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
-/// Minimum time between two probes of `--probe` because connections of clients fail: each one costs bytes on the uplink.
+/// Minimum time between two runs of `--probe` that failed client connections cause: each costs bytes on the uplink.
 const PROMPT_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of equal results in a row that change the verdict on a server.
 const RESULTS_TO_CHANGE: u32 = 2;
@@ -116,7 +117,7 @@ pub async fn run(
                             verdicts[place].doubt();
                             next_probe = next_probe.min(probed_at + PROBE_INTERVAL_IN_DOUBT);
                         }
-                        // All servers are asked twice a second then.
+                        // Unreachable servers are all probed twice a second anyway.
                         Outcome::Wanted(_) => continue,
                     }
                     next_probe = next_probe.min(now + pause(publish(&verdicts, &reach)));
@@ -201,7 +202,7 @@ pub async fn run_checks(
         egress.set_mute(is_mute.then(|| served.networks()));
         let pause = interval_after(publish(&verdicts, &reach), interval);
         for verdict in waiting.drain(..) {
-            // The connection was given up meanwhile.
+            // Fails if the connection was given up meanwhile.
             let _ = oneshot::Sender::send(verdict, *reach.borrow());
         }
         let next = Instant::now() + pause.mul_f64(jitter());
@@ -222,7 +223,7 @@ pub async fn run_checks(
                         waiting.extend(dial.verdict);
                         break;
                     }
-                    // The connection was given up meanwhile.
+                    // Fails if the connection was given up meanwhile.
                     let _ = dial.verdict.map(|verdict| verdict.send(*reach.borrow()));
                 }
                 () = reach.closed() => return,
@@ -262,8 +263,7 @@ fn overall(verdicts: &[ServerVerdict]) -> Reach {
     }
 }
 
-/// Silence of servers on several hosts counts, although each may just take its time, where an exchange of data can prove the
-/// opposite.
+/// Lets the silence of servers on several hosts count, although each may only be slow, where an exchange of data could refute it.
 fn several_are_silent(probed: &[Target], verdicts: &mut [ServerVerdict], now: Instant) {
     let mut hosts = probed.iter().zip(&*verdicts).filter(|(_, verdict)| verdict.is_silent(now));
     let Some((first, _)) = hosts.next() else { return };
@@ -323,7 +323,7 @@ impl ServerVerdict {
         }
     }
 
-    /// Notes that a client waits for a connection in vain. Together with a failed probe that decides.
+    /// Notes that a client waits for a connection in vain. Together with a failed probe, that changes the verdict.
     fn doubt(&mut self) {
         if self.reach == Reach::Reachable {
             self.contradictions = self.contradictions.max(1);

@@ -28,10 +28,10 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Maximum gateways whose pauses are remembered.
 const MAX_GATEWAYS: usize = 256;
 
-/// How often another gateway is asked: nobody tells this node that it was removed itself. Those that have removed it are not
-/// heard any more, so it asks the silent ones; with the group's key, which others may hold too, it asks all in turn.
+/// How often another gateway is asked, since nobody tells a node that it was itself removed. Gateways that have removed it are no
+/// longer heard, so it asks the silent ones; with the group's key, which others may hold too, it asks all in turn.
 const ASKING: Duration = Duration::from_secs(5);
-/// Maximum number of gateways that are remembered for that.
+/// Maximum number of gateways that are remembered to be asked.
 const MAX_ASKED: usize = 16;
 
 /// Whether this node is the one that delivers now.
@@ -43,9 +43,9 @@ pub type Heard = dyn Fn() -> (Vec<SocketAddr>, bool) + Send + Sync;
 #[derive(Default)]
 struct Pauses(HashMap<NodeId, (u32, Instant)>);
 
-/// Delivers updates to each gateway that `behind` reports, while `is_due` holds. At the start it also exchanges updates
-/// once with each of `known`, because this node may be the one that missed something. Later it asks those that it has `heard` and
-/// that are silent now, in turn. Never returns.
+/// Delivers updates to each gateway that `behind` reports, while `is_due` holds. At the start it also exchanges updates once with
+/// each of `known`, because this node may be the one that missed something. Later it asks in turn the gateways that it has
+/// `heard` but that are silent now. Never returns.
 pub async fn run(
     credentials: Arc<Credentials>,
     known: Vec<SocketAddr>,

@@ -1,6 +1,6 @@
 //! A stream of plain requests from one client, which the gateway's cache may answer.
 //!
-//! What the cache has no part in passes as it is, byte by byte, so that the client's node reads what the server has sent.
+//! What does not concern the cache passes unchanged, byte by byte, so that the client's node reads what the server sent.
 
 mod alternative;
 mod asker;
@@ -58,7 +58,7 @@ struct Stream<'a> {
     /// The client fetches parts of the file over other gateways, too.
     is_part: bool,
     asker: Asker<'a>,
-    /// What the client offers, and where its link comes from: to take bodies in pieces, of other members too.
+    /// What the client offers, such as to take bodies in pieces, also from other members; and where its link comes from.
     offer: Option<(Offer, Option<SocketAddr>)>,
     /// The idle connection to the server that this stream has used before. No other stream ever gets it.
     server: Option<Server>,
@@ -78,12 +78,12 @@ struct OwnFields {
     discards: bool,
     /// The client fetches parts of the file over other gateways, too.
     is_part: bool,
-    /// There are such fields.
+    /// There were such fields.
     has_any: bool,
 }
 
 impl OwnFields {
-    /// Takes them out of a request to a server that is spoken to over TLS if it `is_secure`: only then is there a token.
+    /// Takes these fields out of a request, which goes over TLS if it `is_secure`: only then can there be a token.
     fn take(request: &mut RequestHead, is_secure: bool) -> Self {
         let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
         let discards = request.fields.get(DISCARD).is_some();
@@ -112,7 +112,7 @@ impl OwnFields {
 fn as_sent(request: &RequestHead, credential: Option<&[u8]>) -> BytesMut {
     let (mut request, mut head) = (request.clone(), BytesMut::new());
     if let Some(credential) = credential {
-        // It was received as the value of a field.
+        // Fits, since it was received as a field's value.
         let _ = request.fields.push("Authorization", credential);
     }
     request.write_as_is(&mut head);
@@ -129,17 +129,17 @@ enum Next {
 
 /// Why a stream ends early.
 enum End {
-    /// It is refused, for lack of a connection to the server.
+    /// It is refused: there is no connection to the server.
     Refused(Failure),
     /// The client has given up.
     Gone,
     /// It is reset: a response is incomplete, or there is none.
     Broken(&'static str),
-    /// The same, because nothing comes from the server: another gateway may reach it.
+    /// It is reset because nothing comes from the server: another gateway may reach it.
     Cut,
 }
 
-/// Why a stream ends whose request the server may not have got.
+/// Why a stream ends when the server may not have got its request.
 const UNREACHED: &str =
     "the way to the server is cut: nothing comes from it, and its machine may not even get the request";
 
@@ -204,8 +204,8 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// Opens a stream of requests to `target`, over TLS if it `is_secure`, for an app of this node, which a task of the node serves;
-    /// `first` is what the app sends along. `None` without a cache.
+    /// Opens a stream of requests to `target`, over TLS if it `is_secure`, for an app of this node. A task of the node serves it;
+    /// `first` is what the app has sent already. `None` without a cache.
     ///
     /// # Errors
     /// Why there is no connection to the server, if one was needed.
@@ -218,7 +218,7 @@ impl Gateway {
         let cache = self.cache.clone()?;
         let (mut near, far) = Pipe::pair(&account);
         let waits = first.is_empty();
-        // There is room for it.
+        // The new pipe has room for it.
         near.sender.send(first).await.ok()?;
         let (answer, granted) = oneshot::channel();
         let gateway = self.clone();
@@ -238,7 +238,7 @@ impl Gateway {
         match granted.await {
             Ok(Ok(())) => Some(Ok(near)),
             Ok(Err(failure)) => Some(Err(failure)),
-            // It has ended without an answer, as the server has.
+            // The stream has ended without an answer, as the server's has.
             Err(_ended) => Some(Ok(near)),
         }
     }
@@ -271,7 +271,7 @@ impl<'a> Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// Serves requests until the stream ends, or has to for want of memory, whatever it waits for.
+    /// Serves requests until the stream ends, or has to because memory is short, whatever it waits for.
     async fn run_within(&mut self, waits: bool, account: &Account) -> Result<(), End> {
         tokio::select! {
             biased;
@@ -308,7 +308,7 @@ impl Stream<'_> {
             let is_for_all =
                 policy::concerns_cache(&request) && !(self.is_secure && policy::has_private_fields(&request));
             let uri = if is_for_all { self.uris.of(origin, &request) } else { None };
-            // It is in the head, in the request, by itself and in the key of a fetch.
+            // Besides the head, the URI is held in the request, by itself and in the key of a fetch.
             let addresses = uri.as_ref().map_or(0, |uri| 3 * uri.len());
             held.set(beyond(head.len() + request.fields.memory() + addresses));
             self.is_pinned |= request.logs_in_connection();
@@ -339,7 +339,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Whether a request for `uri` is for the server alone: nothing of it is stored, and what it gets is known to be for nobody
+    /// Whether a request for `uri` goes past the cache: nothing is stored for it, and its response is known to be for nobody
     /// else.
     fn goes_alone(&self, request: &RequestHead, uri: &str) -> bool {
         self.cache.is_known_for_one(uri)

@@ -56,15 +56,15 @@ pub struct Counts {
     pub silent: usize,
 }
 
-/// The file that keeps them through a restart.
+/// The file that keeps the sightings across restarts.
 pub const FILE: &str = "seen.json";
-/// Interval between two times that it is written.
+/// Interval between two writes of that file.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 /// Maximum members that are kept; a group has at most 14,000.
 const MAX_SEEN: usize = 16_384;
 
 impl Seen {
-    /// Seen now.
+    /// A member seen now.
     pub fn now(name: Option<&str>, version: Option<&str>) -> Self {
         Self {
             at: clock::now().as_secs(),
@@ -73,7 +73,7 @@ impl Seen {
         }
     }
 
-    /// Takes the later of two, and its version if it is known. A member's name never changes.
+    /// Takes the later sighting, and its version if it is known. A member's name never changes.
     pub fn merge(&mut self, other: Self) {
         self.name = self.name.take().or(other.name);
         if other.at >= self.at {

@@ -1,7 +1,7 @@
 //! A server that accepts a connection and then answers nothing: what is reported of it, and when its connection is given up.
 //!
-//! It may take its time, or an uplink may carry nothing but handshakes. What tells is whether its machine acknowledges what was
-//! sent. Where the system does not say that, or an answer alone is lost on its way back, only others tell that are silent as well.
+//! The server may be slow, or an uplink may carry nothing but handshakes. What tells is whether the server's machine acknowledges
+//! what was sent. If the system does not say that, or answers alone are lost on their way back, only other silent servers tell.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::wire::hello::HANDSHAKE_RECORD;
 
 /// What status and page show of a server that accepts connections and answers nothing.
 pub const NOTHING: &str = "it accepts connections, and then nothing comes back";
-/// How long the server's machine may acknowledge nothing before it counts as silent. In this time the same is sent five times, unless
-/// the way is very long.
+/// How long the server's machine may acknowledge nothing before it counts as silent. In this time a segment is sent five times,
+/// unless the path is very long.
 pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
-/// How long after everything was acknowledged an answer may take before the server counts as silent: most answer sooner, and it takes
-/// several to count.
+/// How long an answer may take after everything was acknowledged before the server counts as silent: most answer sooner, and the
+/// silence of one alone does not count.
 const UNANSWERED: Duration = Duration::from_secs(8);
 /// How long a connection over which nothing ever came, not even an acknowledgement of data, is kept: short outages pass. Nobody but the
 /// app can repeat what was sent on it.
@@ -23,7 +23,7 @@ pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
 /// Minimum time between two reports of one connection.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// The protocol that a server is spoken to in.
+/// The protocol spoken with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speech {
     /// HTTP/1.
@@ -37,9 +37,9 @@ pub enum Speech {
 /// What was seen of a server that has not answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    /// Since it was first sent something that it has not answered.
+    /// Time since it was first sent something that it has not answered.
     pub(super) waited: Duration,
-    /// Since it was last sent something.
+    /// Time since it was last sent something.
     pub(super) quiet: Duration,
     /// For how long its machine has acknowledged nothing.
     pub(super) unacknowledged: Option<Duration>,
@@ -54,7 +54,7 @@ pub(super) struct Facts {
 pub(super) struct Reported(Mutex<Option<Instant>>);
 
 impl Speech {
-    /// Of a connection that begins with these bytes.
+    /// The protocol of a connection that begins with these bytes.
     pub(super) fn of(first: &[u8]) -> Self {
         match first {
             [HANDSHAKE_RECORD, 3, ..] => Self::Tls,
@@ -63,7 +63,7 @@ impl Speech {
         }
     }
 
-    /// What is mostly spoken at this port.
+    /// The usual protocol at this port.
     pub(super) fn at(port: u16) -> Self {
         match port {
             443 | 8443 => Self::Tls,
@@ -85,16 +85,16 @@ impl Facts {
         (!is_acknowledged || self.quiet >= UNANSWERED).then_some(is_acknowledged)
     }
 
-    /// Whether the connection is given up: never while the server's machine acknowledges what it is sent, whatever other servers do. A
-    /// slow server is waited for as long as the app does. One that has answered, or has taken a part of an upload, may do so again after an
-    /// outage.
+    /// Whether to give the connection up: never while the server's machine acknowledges what it is sent, whatever other servers
+    /// do. A slow server is waited for as long as the app waits. One that has answered, or taken part of an upload, may do so
+    /// again after an outage.
     pub(super) fn gives_up(&self) -> bool {
         self.unacknowledged() >= GIVE_UP && (!self.has_worked || self.is_lost)
     }
 }
 
 impl Reported {
-    /// Whether to report it now.
+    /// Whether to report the silence now.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.is_none_or(|last| now >= last + AGAIN);

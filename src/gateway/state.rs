@@ -59,7 +59,7 @@ pub struct Gateway {
     pub announced: watch::Receiver<Option<Announcement>>,
 }
 
-/// The refusal of a request for want of memory.
+/// The refusal of a request for which there is no memory.
 pub(super) fn no_memory() -> Failure {
     let sentence = "the gateway has no memory left for another connection of this client (--memory-limit)";
     Failure::new(Kind::LimitReached, Side::Gateway, sentence)
@@ -91,7 +91,7 @@ impl Gateway {
         self.admit_own(client)
     }
 
-    /// The same for a request that this gateway answers itself.
+    /// Admits a request that this gateway answers itself.
     pub(super) fn admit_own(&self, client: &Arc<Client>) -> Result<Admitted, Failure> {
         if !client.memory.admits() {
             return Err(no_memory());
@@ -107,7 +107,7 @@ impl Gateway {
         self.clients.admit_measurement(client)
     }
 
-    /// Ends a request that its client has given up, or that has to end for want of memory, and records which.
+    /// Ends a request that its client has given up, or that has to end because memory is short, and records which.
     pub(super) fn abandon(&self, incoming: Incoming, record: &mut Record) {
         if incoming.is_evicted() {
             self.refuse(incoming, &no_memory(), record);

@@ -14,13 +14,13 @@ use crate::limits::rate::{PerSource, Rate, network_of};
 use crate::link::tls::words;
 use crate::trust::join::MAX_DELAY;
 
-/// Wrong proofs of one source that are answered at once. Each one beyond that is answered after [`SLOWED`]. No source is
-/// locked out and no invite is: the 128 bits of a secret cannot be guessed, and a right proof never waits.
+/// Wrong proofs of one source that are answered at once. Each one beyond that is answered after [`SLOWED`]. Neither sources nor
+/// invites are locked: the 128 bits of a secret cannot be guessed, and a right proof never waits.
 const WRONG_PROOFS: Rate = Rate::new(3, Duration::from_secs(60));
 /// How long a source with too many wrong proofs waits for its answer to the next one.
 const SLOWED: Duration = MAX_DELAY;
-/// How many joiners are admitted at once. They write the same files one after the other, so more would only occupy threads, which
-/// others need: a node has a bounded number of those that may wait for the disk.
+/// How many joiners are admitted at once. They write the same files one after the other, so more would only occupy some of the
+/// bounded number of threads that may wait for the disk.
 const AT_ONCE: usize = 2;
 /// Lines about strangers in the log: anybody on the LAN can cause them, and they must neither fill a disk nor hide other
 /// lines.

@@ -1,6 +1,6 @@
-//! Which members have the pieces of which body, or get them now, as they have said over their links; which of them a client is sent
-//! to; and which client with a member gets a piece from the gateway all the same. It is remembered while their links last, in
-//! memory, with bounds. Nothing here is certain: a client verifies what it gets, and comes back when it gets nothing.
+//! Which members have or are getting the pieces of which body, as they say over their links; which member a client is sent to;
+//! and which client gets a piece from the gateway although it has a member. Kept in bounded memory while the links last. Nothing
+//! here is certain: a client verifies what it gets, and comes back when it gets nothing.
 
 mod turns;
 
@@ -16,9 +16,9 @@ use tokio::time::timeout_at;
 use self::turns::{Ended, Turns};
 use crate::wire::id::NodeId;
 
-/// Maximum number of bodies; the one of which least was heard lately is forgotten.
+/// Maximum number of bodies; the one not heard of for longest is forgotten.
 const MOST_BODIES: usize = 1024;
-/// Maximum number of bodies of one member; it is forgotten where it came first.
+/// Maximum number of bodies of one member; beyond it, the member is forgotten at the one it came to first.
 const MOST_EACH: usize = 64;
 /// Maximum number of members of one body.
 const MOST_MEMBERS: usize = 1024;
@@ -27,23 +27,23 @@ const MOST_PLACES: usize = 32 * 1024;
 /// How many clients get a body from one member before others are preferred. With more, each of them waits longer for each
 /// piece; with fewer, a piece passes more members on its way to the last one.
 const CHILDREN: usize = 2;
-/// Whoever has got nothing for so long, although there is something to get, does not go on.
+/// A member that got nothing for this long, although there was something to get, is stuck.
 const STUCK: Duration = Duration::from_secs(2);
-/// Whoever has got nothing for so long does not count as another one who gets the body.
+/// A member that got nothing for this long no longer counts as getting the body.
 const IDLE: Duration = Duration::from_secs(5);
-/// How many members above one are looked at.
+/// Maximum number of members above a client that may be to blame.
 const MOST_ABOVE: usize = 64;
-/// Whoever has failed this many clients is not named for a while: two that blame a member for nothing do not keep it from all others.
+/// A member that has failed this many clients is not named for a while. Not for good, since two could blame it for nothing.
 const MOST_FAILED: usize = 2;
 const UNNAMED: Duration = Duration::from_secs(60);
-/// A member has failed a client that has got this many pieces in a row from the gateway instead, however little it says that it has:
-/// the nearer a member is to the gateway, the sooner it gets a piece from there.
+/// A member has failed a client that got this many pieces in a row from the gateway instead, even if it claims to have little:
+/// being nearer to the gateway, it should get them sooner.
 const MOST_ALONE: u32 = 2;
-/// How many clients a member is kept from that it has given nothing, and how long.
+/// How many clients that got nothing from a member are kept from it, and for how long.
 const MOST_AVOIDING: usize = 16;
 const AVOIDED: Duration = Duration::from_secs(30);
 
-/// All bodies.
+/// The members of all bodies.
 #[derive(Debug, Default)]
 pub struct Swarms(Mutex<Bodies>);
 
@@ -51,7 +51,7 @@ pub struct Swarms(Mutex<Bodies>);
 struct Bodies {
     /// By the id in the store.
     swarms: HashMap<u64, Swarm>,
-    /// Where each member is, in the order in which it came last.
+    /// The bodies of each member, in the order in which it last came to them.
     places: HashMap<NodeId, VecDeque<u64>>,
     clock: u64,
 }
@@ -73,11 +73,11 @@ struct Member {
     id: NodeId,
     /// Where it serves pieces, if it does.
     at: Option<SocketAddr>,
-    /// The interface of this gateway to whose network it is linked, and whether that is by an address of the local link: only others
-    /// there reach that.
+    /// The interface of this gateway that its link comes in by, and whether its address is link-local: only members on that
+    /// network reach it.
     interface: Option<u32>,
     is_link_local: bool,
-    /// Its place in the order in which members came. Nobody is sent to one that has less of the body, or as much and came later: so no
+    /// Its place in the order of arrival. Nobody is sent to a member that has less of the body, or as much but came later, so no
     /// two are sent to each other.
     number: u64,
     /// How many streams it gets the body on.
@@ -88,15 +88,14 @@ struct Member {
     counted: Instant,
     /// When it got something last.
     moved: Instant,
-    /// It does not go on.
+    /// It makes no progress.
     is_stuck: bool,
-    /// Whom it was sent to last, and how many members are between it and the gateway.
+    /// The member it was last sent to, and how many members are between it and the gateway.
     parent: Option<NodeId>,
     depth: u32,
-    /// How many pieces in a row it has got from the gateway since it was sent there.
+    /// How many pieces in a row it has got from the gateway since it was sent to its parent.
     alone: u32,
-    /// How many clients have got nothing from it, although it has what they asked for, since another one got something; and when the
-    /// last of them did.
+    /// How many clients in a row have got nothing from it, although it has what they asked for; and when it last failed one.
     failed: usize,
     failed_at: Instant,
     /// The clients that got nothing from it, and until when they are not sent to it.
@@ -147,8 +146,8 @@ pub(crate) struct Named {
 }
 
 impl Swarms {
-    /// Notes that `member`, whose link comes from this address by this interface, gets `body` now, and serves its pieces at `port` if it
-    /// does.
+    /// Notes that `member`, linked from this address through this interface, gets `body` now, and serves its pieces at `port` if
+    /// it serves any.
     pub(crate) fn enter(
         self: &Arc<Self>,
         body: u64,
@@ -205,7 +204,7 @@ fn is_link_local(address: SocketAddr) -> bool {
 }
 
 impl Bodies {
-    /// Notes that a member gets this body. One member that gets many must not make those of others be forgotten.
+    /// Notes that a member gets this body. A member with many bodies must not displace the members of others.
     fn note_place(&mut self, member: NodeId, body: u64) {
         let places = self.places.entry(member).or_default();
         places.retain(|known| *known != body);
@@ -235,7 +234,7 @@ impl Swarm {
             let idle = self.members.iter().position(|known| known.open == 0);
             self.members.swap_remove(idle.unwrap_or(0));
         }
-        // Whoever comes anew, or again, has had as many turns as the one that has had fewest.
+        // A newcomer, or one that is back, starts with the turns of the member that has had fewest.
         let turns = self.members.iter().filter(|known| known.open > 0).map(|known| known.turns).min();
         self.members.push(Member {
             id,
@@ -261,8 +260,8 @@ impl Swarm {
         });
     }
 
-    /// The best member for `asker`, and how good it is: 0 if it has the piece `need`, or nothing is needed, and few clients are sent to
-    /// it already. Of those that are as good it is the one nearest to the gateway.
+    /// The best member for `asker`, and its grade: 0 if it has the piece `need`, or none is needed, it is not slow, and few
+    /// clients are sent to it. Of equal ones it is the one nearest to the gateway.
     fn best(
         &self,
         asker: NodeId,
@@ -298,7 +297,7 @@ impl Swarm {
     /// Sends `asker` to a member.
     fn send(&mut self, asker: NodeId, best: Option<(usize, Named, u32)>, now: Instant) -> Option<Named> {
         let asker = self.find(asker)?;
-        // It has not had the time yet to get anything from that one.
+        // It has had no time yet to get anything from its new parent.
         asker.moved = now;
         asker.parent = best.map(|(_, named, _)| named.id);
         asker.depth = best.map_or(0, |(_, _, depth)| depth + 1);
@@ -306,8 +305,8 @@ impl Swarm {
         best.map(|(_, named, _)| named)
     }
 
-    /// Notes that `asker` got nothing from a member, which has failed it if it has more. Where one of the two is linked by an address of
-    /// the local link and the other is not, nobody is to blame: one of them may not have the addresses that the other one has.
+    /// Notes that `asker` got nothing from a member, which has failed it if it `has_more`. If only one of the two is linked by a
+    /// link-local address, nobody is to blame: either may lack addresses of the other's kind.
     fn failed(&mut self, id: NodeId, asker: NodeId, has_more: bool, now: Instant) {
         let by_link_local = self.find(asker).is_some_and(|asker| asker.is_link_local);
         if let Some(known) = self.find(id) {
@@ -321,9 +320,9 @@ impl Swarm {
         }
     }
 
-    /// Finds out who is to blame that a client has waited long for a piece: the member that it was sent to if that has the piece, nobody
-    /// if that has less than the client, otherwise the first one above it that could have got more than it has. Returns whether the
-    /// client is to be sent to another member: all others wait for one that is.
+    /// Finds who is to blame for a client's long wait for a piece: its parent if that has the piece, nobody if the parent has
+    /// less than the client, otherwise the first member above that could have got more than it has. Returns whether to send the
+    /// client elsewhere: not if a member further up is to blame, since only the client right below that one is sent.
     fn is_late(&mut self, asker: NodeId, index: u32, now: Instant) -> bool {
         let Some(Member { parent: Some(parent), count: own, alone, .. }) = self.find(asker) else {
             return false;
@@ -338,7 +337,7 @@ impl Swarm {
             let Some(known) = self.find(at) else { return at == parent };
             let (has, above) = (known.count, known.parent);
             if at == parent && (known.is_complete || has > index) {
-                // It may be on its way.
+                // The piece may be on its way.
                 if has == index.saturating_add(1) && now < known.counted + STUCK {
                     return false;
                 }
@@ -365,7 +364,7 @@ impl Swarm {
         true
     }
 
-    /// What wakes when a turn has ended, and when else it may be the next one's.
+    /// What wakes when a turn ends, and when the next turn may begin even if none ends.
     fn next_turn(&self, now: Instant) -> (Arc<Notify>, Instant) {
         (self.turn_ended.clone(), self.turns.wakes(now))
     }
@@ -374,29 +373,29 @@ impl Swarm {
         self.members.iter_mut().find(|known| known.id == id)
     }
 
-    /// Learns from turns that have ended which clients take slowly what they get.
+    /// Learns from ended turns which clients are slow to take what they get.
     fn ended(&mut self, ended: impl IntoIterator<Item = Ended>) {
         let mut anything = false;
         for Ended { by, is_slow } in ended {
             self.find(by).into_iter().for_each(|known| known.is_slow = is_slow);
             anything = true;
         }
-        // Whoever wakes looks again, and must not wake all others for nothing.
+        // Clients that wake come back here, and must not wake all others for nothing.
         if anything {
             self.turn_ended.notify_waiters();
         }
     }
 
-    /// Whether no other client that waits has had fewer turns, or as many and is nearer to the gateway: the nearer it is, the more others
-    /// get the piece from it. Those that are slow come last.
+    /// Whether no other waiting client has had fewer turns, or as many and is nearer to the gateway: the nearer it is, the more
+    /// others get the piece from it. Slow clients come last.
     fn is_first(&self, own: &Member) -> bool {
         let order = |member: &Member| (member.is_slow, member.turns, member.depth, member.number);
         let mut others = self.members.iter().filter(|other| other.waiting > 0 && other.parent.is_some());
         others.all(|other| order(other) >= order(own))
     }
 
-    /// Gives a client its turn if it is the first of those that wait. Whoever has no member to ask does not wait for others, and has no
-    /// turn. Returns the number of the turn.
+    /// Gives a client its turn if it is the first of those waiting, and returns the number of the turn. A client that has no
+    /// member to ask waits for nobody, and its turn has no number.
     fn take_turn(&mut self, id: NodeId, now: Instant) -> Option<Option<u64>> {
         let idle = self.turns.end_idle(now);
         self.ended(idle);
@@ -411,14 +410,14 @@ impl Swarm {
 }
 
 impl Member {
-    /// It is not named, because it has failed others.
+    /// Whether it is not named for now, because it has failed others.
     fn is_failing(&self, now: Instant) -> bool {
         self.failed >= MOST_FAILED && now < self.failed_at + UNNAMED
     }
 }
 
 impl Place {
-    /// A member that this client is sent to, among those that are allowed; `None` if there is no other.
+    /// Sends this client to one of the members that are allowed; `None` if there is none.
     pub(crate) fn name(&self, now: Instant, is_allowed: impl Fn(NodeId) -> bool) -> Option<Named> {
         let send =
             |swarm: &mut Swarm| swarm.send(self.member, swarm.best(self.member, None, now, is_allowed), now);
@@ -428,7 +427,7 @@ impl Place {
     /// Notes that this client got nothing from `member`.
     pub(crate) fn failed(&self, member: NodeId, now: Instant) {
         self.with(|swarm| {
-            // Only about the one that it was sent to.
+            // A client may blame only the member it was sent to.
             let asker = swarm.find(self.member).filter(|asker| asker.parent == Some(member));
             let Some(count) = asker.map(|asker| asker.count) else { return };
             let has_more = swarm.find(member).is_some_and(|known| known.is_complete || known.count > count);
@@ -436,7 +435,7 @@ impl Place {
         });
     }
 
-    /// Notes that this client has waited long for the piece `index`. Nothing if it is to go on waiting.
+    /// Notes that this client has waited long for the piece `index`. `None` if it is to go on waiting.
     pub(crate) fn late(
         &self,
         index: u32,
@@ -468,12 +467,12 @@ impl Place {
         });
     }
 
-    /// Whether nobody else gets this body, or has it: no other client, nor another app of this one.
+    /// Whether nobody else gets or has this body: no other client, and no other app of this one.
     pub(crate) fn is_alone(&self, now: Instant) -> bool {
         let is_other = |known: &Member| match known.id == self.member {
             true => known.open > 1,
             false if known.is_complete => !known.is_failing(now),
-            // Whoever enters and takes nothing keeps nobody from anything.
+            // A client that enters and takes nothing must not hold up others.
             false => known.open > 0 && now < known.moved + IDLE,
         };
         self.with(|swarm| !swarm.members.iter().any(is_other)).unwrap_or(true)
@@ -522,7 +521,7 @@ impl Place {
         }
     }
 
-    /// This client waits for its turn until what is returned is dropped.
+    /// This client waits for its turn until the result is dropped.
     pub(crate) fn wait(&self) -> Waiting {
         self.with(|swarm| swarm.find(self.member).map(|known| known.waiting += 1));
         Waiting { swarms: self.swarms.clone(), body: self.body, member: self.member }
@@ -534,7 +533,7 @@ impl Place {
 }
 
 impl Waiting {
-    /// The turn, if it has come. A body that has been forgotten has no order any more.
+    /// The turn, if it has come. For a body that has been forgotten it comes at once.
     pub(crate) fn take(&self, now: Instant) -> Option<Turn> {
         let taken = self.swarms.with(self.body, |swarm| swarm.take_turn(self.member, now));
         let number = taken.unwrap_or(Some(None))?;
@@ -548,7 +547,7 @@ impl Drop for Waiting {
             let Some(at) = swarm.members.iter().position(|known| known.id == self.member) else { return };
             let was_first = swarm.is_first(&swarm.members[at]);
             swarm.members[at].waiting = swarm.members[at].waiting.saturating_sub(1);
-            // Each message of a client that waits ends its wait for a moment: the others are woken only for what concerns them.
+            // Each message of a waiting client ends its wait for a moment: the others are woken only if that concerns them.
             if was_first && swarm.turns.is_free(Instant::now()) {
                 swarm.turn_ended.notify_waiters();
             }
@@ -581,8 +580,8 @@ impl Drop for Place {
             if let Some(known) = swarm.members.iter_mut().find(|known| known.id == self.member) {
                 known.open = known.open.saturating_sub(1);
             }
-            // Whoever has only a part is of no use to others, who would wait for the rest. Who has failed others is not forgiven for
-            // coming anew.
+            // A client with only a part is of no use to others, who would wait for the rest. One that has failed others stays, so
+            // that coming back does not clear it.
             let now = Instant::now();
             swarm.members.retain(|known| known.open > 0 || known.is_complete || known.is_failing(now));
         });

@@ -23,7 +23,7 @@ use crate::wire::target::{Host, Target};
 /// How long a server may take for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How much of what is to be sent is sealed before the server takes it, in bytes.
+/// How many bytes are encrypted before the server takes them.
 const SENDING: usize = 16 * 1024;
 
 /// What a gateway needs for TLS to servers. The roots of the system are read when they are first needed.
@@ -40,8 +40,8 @@ pub(super) struct SecureStream {
 }
 
 impl ServerTls {
-    /// With the certificates in these PEM files beside the roots of the system. A file that cannot be used is logged: most of what
-    /// a gateway does needs none of it.
+    /// Trusts the certificates in these PEM files beside the roots of the system. A file that cannot be used is logged: most of
+    /// what a gateway does needs none.
     pub fn new(files: &[PathBuf]) -> Self {
         let mut own_roots = Vec::new();
         for file in files {
@@ -212,7 +212,7 @@ impl SecureStream {
     fn receive(&self, tls: &mut ClientConnection) -> io::Result<usize> {
         let count = tls.read_tls(&mut Direct(&self.socket))?;
         let processed = tls.process_new_packets().map_err(io::Error::other);
-        // An alert says why.
+        // An alert tells the server why.
         let flushed = self.flush(tls);
         processed?;
         flushed.map(|_| count)
@@ -257,7 +257,7 @@ impl SecureStream {
         }
     }
 
-    /// Waits for data and reads at most `most` bytes: how many there are is told with the buffer. None is held while it waits.
+    /// Waits for data and reads at most `most` bytes. Returns a buffer and their number; none is held while it waits.
     pub(super) async fn read(&self, most: usize) -> io::Result<(PooledBuffer, usize)> {
         tokio::task::consume_budget().await;
         loop {

@@ -61,8 +61,8 @@ struct Unanswered {
 }
 
 impl Unanswered {
-    /// Notes that a datagram is sent when `received` bytes have come so far. Whether it is time to prove the way out. A server
-    /// that has never answered is a reason once only: it may be one that never does.
+    /// Notes that a datagram is sent when `received` bytes have come so far. Returns whether it is time to prove the way out. A
+    /// server that has never answered is a reason only once: it may never answer.
     fn sends(&mut self, received: u64, now: Instant) -> bool {
         if received != self.received {
             (self.received, self.since) = (received, None);

@@ -1,11 +1,11 @@
-//! Proves by itself that a gateway for any destination reaches the outside, and notices when it does not any more.
+//! Proves, without servers to probe, that a gateway for any destination has a way out, and notices its loss.
 //!
-//! The proof is an answer from beyond the network of its clients: of a destination that a client asked for, or of a name
-//! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs`
-//! decides; this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
-//! nothing. Once the way out is lost, it goes on asking until it is proved that it is there again.
+//! The proof is an answer from beyond the network of its clients: from a destination that a client asked for, or from a name
+//! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs` decides;
+//! this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
+//! nothing. Once the way out is lost, it goes on asking until the way out is proved again.
 //!
-//! A machine with one network and no route beyond it has none, whatever is asked (`uplink/one_network.rs`).
+//! A machine with one network and no route beyond it has no way out, whoever answers (`uplink/one_network.rs`).
 
 pub mod one_network;
 
@@ -46,7 +46,7 @@ use crate::wire::target::{Host, Target};
 const PROOF_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval between two attempts to prove that a lost way out is there again.
 const LOST_INTERVAL: Duration = Duration::from_millis(500);
-/// The same once it has been lost for longer than [`LONG`], and where each attempt is an exchange of data.
+/// That interval once the loss has lasted for [`LONG`], or if each attempt is an exchange of data.
 const LONG_LOST_INTERVAL: Duration = Duration::from_secs(2);
 /// After how long a lost way out counts as lost for long.
 const LONG: Duration = Duration::from_secs(15);
@@ -54,7 +54,7 @@ const LONG: Duration = Duration::from_secs(15);
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
 /// Interval between two checks of a doubt, because other gateways may have lost their way out meanwhile.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
-/// Minimum time between two rounds of questions because of that.
+/// Minimum time between two rounds of questions that such a doubt causes.
 const AGAIN: Duration = Duration::from_secs(5);
 /// The deadline for one name server.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -63,7 +63,7 @@ const NAME_SERVER: &str = "a name server";
 /// Interval between two checks that a proxy of `--upstream` can be used, unless `--probe-interval` says otherwise.
 const UPSTREAM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long this machine's networks count as those that were read last: what each answer of a server is compared with.
+/// How long the list of this machine's networks, with which each answer of a server is compared, is reused.
 const NETWORKS: Duration = Duration::from_secs(1);
 
 /// What the other gateways could do.
@@ -87,7 +87,7 @@ pub(super) struct Uplink {
 pub(super) struct OwnNetworks(Mutex<Option<(Instant, Arc<[IpNet]>)>>);
 
 impl OwnNetworks {
-    /// Those at `now`, from `read` unless they were read a moment ago. `None` when they cannot be read.
+    /// The networks at `now`, from `read` unless they were read a moment ago. `None` when they cannot be read.
     fn at(&self, now: Instant, read: impl FnOnce() -> io::Result<Vec<IpNet>>) -> Option<Arc<[IpNet]>> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((since, networks)) = &*known
@@ -101,7 +101,7 @@ impl OwnNetworks {
     }
 }
 
-/// What came of asking the witnesses.
+/// The result of asking the witnesses.
 #[derive(Default)]
 struct Round {
     answer: Option<Answer>,
@@ -175,7 +175,7 @@ impl Uplink {
                 limited!(warn, NOBODY, "the way out stays lost: nothing that was asked since has answered");
             }
             self.publish(&way, &upstream, &one_network, &reach);
-            // The connection was given up meanwhile.
+            // Fails if the connection was given up meanwhile.
             let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
             let pause = match lost_for {
                 _ if upstream.is_lost() => LOST_INTERVAL,
@@ -190,14 +190,14 @@ impl Uplink {
         }
     }
 
-    /// Whether this machine's routes tell of the way out: no destination does, it may serve any, and connects to them itself.
+    /// Whether this machine's routes tell about the way out: no destination does, it serves any, and connects to them itself.
     fn may_be_without(&self, way: &WayOut, upstream: &UpstreamState) -> bool {
         let serves_any = self.egress.dialer().rules().allows_any;
         way.is_untold() && serves_any && upstream.usable.is_none() && !self.asks_nobody
     }
 
-    /// Whether the witnesses are to be asked although no connection has met anything: the way out is lost, a name server is silent, which
-    /// is a reason to look at them, or a destination was not reached and others have lost their way out.
+    /// Whether to ask the witnesses although no connection has met anything: the way out is lost, a name server is silent, which
+    /// is a reason to ask, or a destination was not reached and others have lost their way out.
     async fn is_doubtful(&self, way: &mut WayOut, is_due: bool, asked_at: Option<Instant>) -> bool {
         if is_due && !self.asks_nobody {
             let has_answered = name_server_answers().await;
@@ -241,7 +241,7 @@ impl Uplink {
 
     /// Asks the witnesses and the name servers, and concludes.
     async fn round(&self, way: &mut WayOut, for_data: bool) {
-        // While the way out is lost, they are asked at their own interval.
+        // While the way out is lost, name servers are asked at their own interval.
         let is_lost = way.reach() == Reach::Unreachable;
         let (round, is_named) = {
             let mut asking = pin!(self.ask(way, for_data));
@@ -276,7 +276,7 @@ impl Uplink {
         }
     }
 
-    /// Asks the witnesses until one answers. Where data is what counts, a refused connection is not an answer.
+    /// Asks the witnesses until one answers. With `for_data`, a refused connection is not an answer.
     async fn ask(&self, way: &WayOut, for_data: bool) -> Round {
         let questions = way.questions(for_data);
         let attempt = async |(target, ask): &(Target, Ask)| {
@@ -307,7 +307,7 @@ impl Uplink {
         round
     }
 
-    /// Whether an answer from there came over the way out.
+    /// Whether an answer of `target`, at `from`, came over the way out.
     fn is_proof(&self, target: &Target, from: Option<SocketAddr>) -> bool {
         let ip = match (from, &target.host) {
             _ if self.egress.dialer().carries(target) => None,
@@ -443,7 +443,7 @@ impl UpstreamState {
         self.usable == Some(false)
     }
 
-    /// Checks them. If that was done a moment ago, only what connections have met since then counts.
+    /// Checks the proxies. If that was done a moment ago, only what connections have met since counts.
     async fn check(&mut self, dialer: &Dialer) {
         if self.usable == Some(true) && !dialer.upstream_may_work() {
             self.usable = Some(false);

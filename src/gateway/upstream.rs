@@ -77,7 +77,7 @@ impl LoginState {
         self.rejected.is_some() && self.checked.is_some_and(|(_, is_rejected)| is_rejected)
     }
 
-    /// The destination with which the login is to be checked now, if it is.
+    /// The destination to check the login with now, if a check is due.
     fn due(&mut self, now: Instant) -> Option<Target> {
         let is_recent = self.checked.is_some_and(|(checked, _)| now < checked + LOGIN_INTERVAL);
         let due = self.accepted.as_ref().or(self.rejected.as_ref());
@@ -134,7 +134,7 @@ impl Upstream {
         self.proxies.iter().any(|parent| parent.fault().is_none() && !parent.login().is_rejected())
     }
 
-    /// Whether any proxy is reached and accepts the login; `None` when there is none. Logs which are not.
+    /// Whether any proxy is reached and accepts the login; `None` when there is none. Logs those that fail.
     pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) -> Option<bool> {
         let results = self.proxies.iter().map(async |parent| {
             let reached = reach(&parent.proxy.address, resolver, own).await;

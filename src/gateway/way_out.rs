@@ -1,9 +1,9 @@
 //! Whether a gateway for any destination has a way out, judged by what the connections of its clients meet. Pure: results
 //! and the time go in, a verdict comes out.
 //!
-//! No configured server tells it, so destinations that answered before are its witnesses. A failed destination alone
-//! proves nothing: it may be down, or its owner wants it to look so. So each member's destinations are kept apart, and those of one
-//! member are never all that counts while others use this gateway.
+//! No configured server tells it, so destinations that answered before are its witnesses. A failed destination alone proves
+//! nothing: it may be down, or its owner wants it to look so. So each member's destinations are kept apart, and those of one
+//! member alone never decide while others use this gateway.
 //!
 //! An uplink may let connections be made and carry nothing else. Destinations that accept connections and then answer nothing put the
 //! way out in doubt as well, and then only a real exchange of data with a witness removes it. A server whose machine acknowledges what
@@ -49,7 +49,7 @@ pub(super) enum Seen {
     Connected(Target),
     /// A host beyond the networks of this machine sent something to a client, which speaks this with it.
     Answered(Target, Speech),
-    /// A host on the clients' own network did. That proves nothing about what is beyond it.
+    /// A host on the clients' own network sent something, which proves nothing about what is beyond.
     AnsweredInside(Target),
     /// A name server beyond them has answered. That says nothing about TCP.
     Named,
@@ -128,7 +128,7 @@ pub(super) struct WayOut {
     wanted: Recent,
     /// When the witnesses were last to be asked for data because of silence.
     silent_at: Option<Instant>,
-    /// How often in a row they gave some, so that servers were just slow.
+    /// How often in a row they gave data, so that servers were just slow.
     times_slow: u32,
     /// The way out was lost because nothing comes back on connections that are made.
     is_mute: bool,
@@ -141,7 +141,7 @@ pub(super) struct WayOut {
     lost_at: Option<Instant>,
 }
 
-/// A destination, and for whom.
+/// A destination, and the member that used it.
 #[derive(Clone, Debug)]
 struct Destination {
     target: Target,
@@ -247,8 +247,8 @@ impl WayOut {
         lost_at.map(|lost_at| now.saturating_duration_since(lost_at))
     }
 
-    /// What is to be asked when the way out is in doubt or lost: for data, if destinations are silent, else for a connection. A lost one
-    /// is asked to prove the opposite of what was seen, and more where it is known how.
+    /// What to ask when the way out is in doubt or lost: for data, if destinations are silent, else for a connection. A lost way
+    /// out has to be proved by the opposite of what was seen, or by more where it is known how.
     pub(super) fn questions(&self, for_data: bool) -> Vec<(Target, Ask)> {
         let to = |one: &Destination, ask| (one.target.clone(), ask);
         let mut questions: Vec<(Target, Ask)> = Vec::new();
@@ -294,7 +294,7 @@ impl WayOut {
         match (one.known_speech(), self.is_mute) {
             (Some(speech), _) => Ask::Data(speech),
             (None, false) => Ask::Connection,
-            // That it acknowledged nothing is all that was seen of it.
+            // All that was seen of it is that it acknowledged nothing.
             (None, true) if !one.is_acknowledged => Ask::Acknowledgement,
             (None, true) => Ask::Data(Speech::at(one.target.port)),
         }
@@ -340,7 +340,7 @@ impl WayOut {
                     self.witnesses.add(destination(target, speech));
                 }
             }
-            // What is reported late came before the loss, so it is asked once more.
+            // A late report may be older than the loss, so the target is asked once more.
             Seen::Answered(target, speech) if self.is_lost() => {
                 let is_new = !self.wanted.has(&target);
                 let is_acknowledged = self.unacknowledging().is_empty();
@@ -365,7 +365,7 @@ impl WayOut {
                 return self
                     .note_silence(Destination { is_acknowledged, ..destination(target, Some(speech)) });
             }
-            // Those that have answered before can tell at once.
+            // Destinations that have answered before can tell at once.
             Seen::Slow(target) if self.has_worked => {
                 if !self.is_lost() {
                     self.failed.forget(now);
@@ -427,8 +427,8 @@ impl WayOut {
         }
     }
 
-    /// Notes who answered when all [`WayOut::questions`] were asked, if anybody did, or which destinations `failed`. A way out that was
-    /// lost is there again with the first answer, and not before.
+    /// Notes who answered when all [`WayOut::questions`] were asked, if anybody did, or which destinations `failed`. The first
+    /// answer, and nothing else, ends the loss of the way out.
     pub(super) fn concluded(
         &mut self,
         answer: Option<&Answer>,
@@ -466,8 +466,8 @@ impl WayOut {
         }
     }
 
-    /// Whether no destination being reached is enough. A single one that does not answer may be down. It is enough only if it has answered
-    /// before and another gateway could serve instead, so that this one does not have to be, or if other gateways have lost theirs.
+    /// Whether it proves a loss that no destination is reached. A single one may just be down: it proves a loss only if other
+    /// gateways have lost their way out, or if this one has worked before and another one could serve instead.
     fn is_convincingly_cut_off(&self, failed: &[Target], around: &Around) -> bool {
         let asked = self.doubted().iter().filter(|one| failed.contains(&one.target));
         let is_enough = self.no_route
@@ -484,9 +484,9 @@ impl WayOut {
         }
     }
 
-    /// Whether no destination exchanging data is enough. What tells are machines that acknowledge nothing, and destinations that
-    /// answered before, give nothing now, and for which nobody waits. They must be those of several members; or all are of the only one that uses
-    /// this gateway, and no name server answers.
+    /// Whether it proves a loss that no destination exchanges data. What tells are machines that acknowledge nothing, and
+    /// destinations that answered before, give nothing now, and for which nobody waits. They must be those of several members, or
+    /// all those of the only member that uses this gateway while no name server answers.
     fn is_convincingly_mute(&self, failed: &[Target], around: &Around) -> bool {
         let unacknowledged = self.silent.iter().filter(|silent| !silent.is_acknowledged);
         let has_answered = |one: &&Destination| one.speech.is_some() && failed.contains(&one.target);

@@ -26,11 +26,11 @@ use crate::wire::target::Target;
 /// How long a gateway may leave a request unanswered before another one is asked beside it. A lost SYN is sent again after a
 /// second (RFC 6298 §2.1), which must not be taken for a gateway that reaches nothing.
 pub(super) const NEXT_AFTER: Duration = Duration::from_millis(1500);
-/// The same for a gateway over which connections have failed several times in a row.
+/// That time for a gateway over which connections have failed several times in a row.
 const NEXT_AFTER_DOUBT: Duration = Duration::from_millis(250);
-/// For how long each gateway is asked at least, if another one has failed meanwhile.
+/// How long gateways have at least to answer once one of them has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
-/// The same for questions once one has said that a name does not exist: mostly that is true, and software asks for many such names.
+/// That time for questions once one says that a name does not exist: mostly it is right, and software asks for many such names.
 const NAME_PATIENCE: Duration = Duration::from_millis(500);
 /// A failure within this time is answered by asking another gateway at once. A slower one has cost an app enough time: the next
 /// connection to that destination asks another gateway.
@@ -40,7 +40,7 @@ const QUICK: Duration = Duration::from_secs(1);
 pub(super) enum Ended<T> {
     /// It has done what was asked.
     Done(T),
-    /// Another one is better.
+    /// Another gateway is better.
     Moved,
     /// It has failed, after this time.
     Failed(Failure, Duration),
@@ -49,11 +49,11 @@ pub(super) enum Ended<T> {
 /// What has been asked of one gateway, with its link.
 type Asking<'a, T> = Pin<Box<dyn Future<Output = (Link, Ended<T>)> + Send + 'a>>;
 
-/// What came of asking some gateways.
+/// The result of asking some gateways.
 enum Verdict<T> {
     Done(Link, T),
     Failed(Failure),
-    /// None of them could be asked: others, or the same ones later, may do it. What one said that has no way out.
+    /// None of them could do it, but others may, or the same ones later; with what one without a way out said.
     Nobody(Option<String>),
 }
 
@@ -78,13 +78,13 @@ struct Race<'a, T> {
     next: Next,
     /// Why the destination was not reached, and since when that is known.
     failure: Option<(Failure, Instant)>,
-    /// Those that could not resolve its name.
+    /// The failures to resolve its name.
     unresolved: Vec<Failure>,
     /// The destination itself has refused, while others had no answer yet.
     is_refused: bool,
-    /// What a gateway said that has no way out.
+    /// What a gateway without a way out said.
     lost: Option<String>,
-    /// What is asked for is an answer about a name, and no connection.
+    /// The request is a question about a name, not a connection.
     is_question: bool,
 }
 
@@ -93,7 +93,7 @@ impl Routes {
     /// `None` when this node connects from this machine.
     ///
     /// # Errors
-    /// Why there is no tunnel; for lack of a gateway within the hold time.
+    /// Why there is no tunnel, or no gateway within the hold time.
     pub(super) async fn open_tunnel(
         &self,
         transport: Transport,
@@ -108,7 +108,7 @@ impl Routes {
         Ok(Some((tunnel, link)))
     }
 
-    /// Asks one gateway to open a tunnel, and notes the outcome. It may move on from a suspect one if it `may_move`.
+    /// Asks one gateway to open a tunnel, and notes the outcome. If it `may_move`, a suspect gateway is left for a better one.
     async fn ask_to_open(
         &self,
         link: Link,
@@ -138,11 +138,11 @@ impl Routes {
         (link, ended)
     }
 
-    /// Asks one gateway after another until one of them does it: those first that have not failed `target` lately. `None` when
-    /// this node connects from this machine. `ask` gets a link, and whether another gateway may be asked instead.
+    /// Asks one gateway after another until one does it, first those that have not failed `target` lately. `None` when this node
+    /// connects from this machine. `ask` gets a link, and whether another gateway may be asked instead.
     ///
     /// # Errors
-    /// Why none does; for lack of a gateway when the time of `search` is over.
+    /// Why no gateway does it, or that there is none within the time of `search`.
     pub(super) async fn ask<T: Send, F>(
         &self,
         target: Option<&Target>,
@@ -181,7 +181,7 @@ impl Routes {
                 Verdict::Nobody(None) => {}
                 Verdict::Nobody(why) => {
                     lost = why;
-                    // That does not count: a way out may return until the hold time is over.
+                    // These attempts do not count: a way out may return until the hold time is over.
                     search = before;
                     if !search.rest().await {
                         return Err(self.no_gateway(lost));
@@ -249,7 +249,7 @@ impl Routes {
         }
     }
 
-    /// Notes that these gateways had not answered when another one, which was asked later, had connected to `target`.
+    /// Notes that a gateway that was asked later connected to `target` before these had answered.
     fn overtook(&self, slower: impl Iterator<Item = NodeId>, target: Option<&Target>) {
         let Some(target) = target else { return };
         slower.for_each(|gateway| self.links.outcomes.failed(gateway, target, Failing::Overtaken));
@@ -257,7 +257,7 @@ impl Routes {
 }
 
 impl<'a, T> Race<'a, T> {
-    /// With one gateway, which has been asked already.
+    /// A race with one gateway, which has been asked already.
     fn new(first: NodeId) -> Self {
         let now = Instant::now();
         Self {
@@ -311,7 +311,7 @@ impl<'a, T> Race<'a, T> {
         self.failure = Some(match self.failure.take() {
             // What a gateway says by its own rules explains less than what the destination said.
             Some(first) if failure.side == Side::Gateway => first,
-            // That a name does not exist says more than that nobody knows.
+            // A name that does not exist says more than one that nobody could resolve.
             Some(first) if first.0.kind == Kind::NameNotFound && is_of_name(&failure) => first,
             Some((_, since)) => (failure, since),
             None => (failure, self.due),
@@ -324,15 +324,15 @@ impl<'a, T> Race<'a, T> {
         failure.or(self.lost.as_deref()).unwrap_or("no answer yet")
     }
 
-    /// Those that had been asked before `winner`, and have not answered.
+    /// The gateways asked before `winner` that have not answered.
     fn slower_than(&self, winner: NodeId) -> impl Iterator<Item = NodeId> {
         let begun = self.since.iter().find(|(id, _)| *id == winner).map(|(_, at)| *at);
         let slower = self.since.iter().filter(move |(_, at)| begun.is_some_and(|begun| *at < begun));
         slower.map(|(id, _)| *id)
     }
 
-    /// How long to wait for other gateways once one has failed: waiting longer would only tell an app later that the destination
-    /// is down.
+    /// Until when to wait for other gateways once one has failed: waiting longer would only tell an app later that the
+    /// destination is down.
     fn until(&self) -> Option<Instant> {
         let (failure, failed) = self.failure.as_ref()?;
         let last = self.since.iter().map(|(_, at)| *at).max()?;

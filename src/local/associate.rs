@@ -96,7 +96,7 @@ impl Association {
                         let destination = Destination { queue: queue.clone(), usage: usage.clone() };
                         self.push(&destination, payload);
                         known.insert(target.clone(), destination);
-                        // What it has in the reserved bytes is not for answers.
+                        // Answers do not repeat its reserved bytes.
                         let header = Bytes::from([&[0, 0][..], &header[2..]].concat());
                         let (app, drops) = (&self.app, &self.drops);
                         let flow = Flow { target, header, queue, usage, app, drops, id };

@@ -106,7 +106,7 @@ impl Attempts {
     pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
         let rank = |attempt: &&Attempt| {
             let telling = match attempt.cause {
-                // A machine of another group, where nobody expects one of this group, says nothing about those.
+                // A machine of another group where no gateway is expected tells nothing about gateways.
                 Cause::Distrust if !attempt.is_expected => (Cause::Unanswered, true),
                 cause => (cause, false),
             };
@@ -131,13 +131,13 @@ impl Attempts {
                 told.push(attempt);
             }
         }
-        // In an order that does not change with each attempt: the same outage is counted by its words.
+        // In an order that does not change with each attempt: an outage is counted by the words of all sentences.
         told.sort_by_key(|attempt| (rank(attempt), attempt.gateway, attempt.address));
         told.into_iter().map(|attempt| attempt.sentence.clone()).collect()
     }
 }
 
-/// What the user reads of a failed dial of the gateway of this `name`, if that is known: then its address says less.
+/// A failed dial in words for the user. The `name` of the gateway, if known, says more than its address.
 pub(super) fn in_words(name: Option<&str>, error: &DialError, reason: &str) -> String {
     let Some(name) = name else { return reason.to_owned() };
     match error {
@@ -166,7 +166,7 @@ mod tests {
             (&[(NoRoute, false), (Unanswered, true)], &[1]),
             (&[(Unanswered, true), (NoRoute, true)], &[0]),
             (&[(NoRoute, true), (NoRoute, true)], &[1]),
-            // A remembered address that another machine has now says less than the gateway that is heard.
+            // A remembered address that another machine has now says less than a gateway that is heard.
             (&[(Distrust, false), (Unanswered, true)], &[1]),
             (&[(Refused, true), (Silent, true), (Unanswered, true)], &[1, 0, 2]),
             (&[(Distrust, false), (Unanswered, false)], &[1]),

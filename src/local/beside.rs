@@ -1,5 +1,5 @@
-//! Asks the same over a second gateway when no answer comes over the first one, and takes the first answer. A gateway's own apps
-//! get their connections from another gateway if that one makes them first.
+//! Repeats a request over a second gateway when no answer comes over the first one, and takes the first answer. A gateway's own
+//! apps get their connections from another gateway if that one makes them first.
 //!
 //! A gateway whose uplink is failing may still make connections and then carry nothing, and a server may just be slow; the two
 //! look alike. So the first request goes on waiting, and nothing is asked a third time.
@@ -25,7 +25,7 @@ use crate::peers::selection::Failing;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// What was asked over one gateway and may be asked over another one.
+/// A request that waits at one gateway and may be repeated over another one.
 #[derive(Clone, Copy)]
 pub(super) struct Waiting<'a> {
     pub(super) target: &'a Target,
@@ -38,10 +38,10 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Routes {
-    /// Once there has been no answer for some seconds since `since`: asks another gateway, and returns its connection when the
-    /// answer comes there first. From then on the first gateway comes last for that destination. `unanswered` returns what is to
-    /// be sent again while there is no answer. `is_asked` is true while the other gateway may still answer. Returns `None` when
-    /// it does not. Never returns if there is no other gateway, or nothing that can be sent again.
+    /// Asks another gateway once there has been no answer for some seconds after `since`, and returns its connection if the
+    /// answer comes there first; the first gateway then comes last for that destination. `unanswered` returns what to send again
+    /// while there is no answer. `is_asked` is true while the other gateway may still answer; if it does not, returns `None`.
+    /// Never returns if there is no other gateway, or nothing that can be sent again.
     pub(super) async fn answered_beside(
         &self,
         waiting: Waiting<'_>,
@@ -68,8 +68,8 @@ impl Routes {
         None
     }
 
-    /// Connects from this machine. If that takes long, or ends without an answer of the destination, other gateways are asked as well:
-    /// this one's uplink may drop what is sent. Until then a gateway has no links.
+    /// Connects from this machine. If that takes long, or ends without an answer of the destination, other gateways are asked as
+    /// well: this machine's uplink may drop what is sent. A gateway has no links until then.
     ///
     /// # Errors
     /// Why there is no connection from this machine, and no other gateway has made one in time.
@@ -117,7 +117,7 @@ impl Routes {
         .await
     }
 
-    /// Waits for a connection over a link, and asks one gateway after another for it. Never returns where none makes one.
+    /// Connects over a link, asking one gateway after another. Never returns if none of them connects.
     async fn connect_beside(
         &self,
         transport: Transport,
@@ -162,7 +162,7 @@ impl Routes {
     }
 }
 
-/// Waits as long as an answer may take before it is asked for over another gateway as well: less long over one in doubt.
+/// Waits until a missing answer is reason to ask another gateway as well: less long if this one is in doubt.
 async fn out_of_patience(outcomes: &Outcomes, gateway: NodeId, since: Instant) {
     sleep_until(since + NEXT_AFTER).await;
     if !outcomes.doubts(gateway) {

@@ -169,7 +169,7 @@ impl BoundClient {
         self.name_servers.iter().filter_map(dns::Listener::address)
     }
 
-    /// What is shown of it.
+    /// The facts to show.
     pub fn facts(&self) -> Facts {
         let proxy = self.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
         Facts {
@@ -180,7 +180,7 @@ impl BoundClient {
         }
     }
 
-    /// What a reload changes.
+    /// The handle for reloads.
     pub fn running(&self) -> RunningClient {
         self.running.clone()
     }
@@ -235,7 +235,7 @@ impl BoundClient {
 }
 
 impl RunningClient {
-    /// Takes what a reload has changed. Open connections stay open.
+    /// Applies a reload. Open connections stay open.
     pub fn apply(&self, new: Live) {
         let Live { logins, hold, fronts } = new;
         self.logins.change(&logins);
@@ -243,7 +243,7 @@ impl RunningClient {
         self.hold.send_replace(hold);
     }
 
-    /// Takes the zones of the local name server that a reload has changed. Its cache is emptied if there are others.
+    /// Applies a reload of the zones of the local name server. Its cache is emptied if they have changed.
     pub fn apply_names(&self, new: &dns::options::Live) {
         self.zones.send_if_modified(|zones| {
             let is_new = !zones.iter().map(|(zone, _)| zone).eq(&new.zones);

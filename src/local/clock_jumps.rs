@@ -6,8 +6,8 @@ use tokio::time::MissedTickBehavior;
 
 /// Interval between two readings of the clocks.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// A difference between the wall clock and the time that has passed above this is a jump; clock synchronization corrects
-/// less at a time.
+/// A difference above this between the wall clock and the time that has passed is a jump; clock synchronization corrects less at
+/// a time.
 const JUMP: Duration = Duration::from_secs(3);
 
 /// Calls `on_jump` after each jump of the wall clock. Never ends.
@@ -25,7 +25,7 @@ pub(super) async fn watch(mut on_jump: impl FnMut()) {
     }
 }
 
-/// Whether the wall clock went from `before` to `now` while another time than that has `passed`.
+/// Whether the wall clock's time from `before` to `now` is not the time that has `passed`.
 fn is_jump(passed: Duration, before: SystemTime, now: SystemTime) -> bool {
     now.duration_since(before).map_or(true, |wall| wall.abs_diff(passed) > JUMP)
 }

@@ -86,8 +86,8 @@ impl Local {
     }
 }
 
-/// Waits until an app closes its connection while it waits for an answer. One that does so at once does not wait for any, and what
-/// it has sent is to arrive.
+/// Waits until an app that waits for an answer closes its connection. One that closes it at once waits for none, and what it has
+/// sent must arrive.
 pub(super) async fn until_given_up(app: &TcpStream) {
     sleep(AT_ONCE).await;
     if timeout(LOOK, until_closed(app)).await.is_ok() {

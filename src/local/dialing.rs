@@ -17,9 +17,8 @@ use crate::wire::id::NodeId;
 
 /// Number of links: the one in use, and the standby.
 const LINKS: usize = 2;
-/// Maximum number of links. While connections fail over all of them there is one more for each gateway that is in doubt, so that
-/// two gateways that carry nothing do not keep a client from all others, and once all of them are in doubt, others come first
-/// ([`doubted_last`]); a large download comes over as many as there are.
+/// Maximum number of links. Each linked gateway in doubt adds one, so that two gateways that carry nothing do not keep a client
+/// from all others; once as many are in doubt, others come first ([`doubted_last`]). A large download uses as many as there are.
 const MAX_LINKS: usize = 6;
 /// How long more links are kept after a large download has asked for them.
 const MORE: Duration = Duration::from_secs(60);
@@ -32,13 +31,13 @@ const ACTIVE_WINDOW: Duration = Duration::from_millis(150);
 const HEDGE_DELAY: Duration = Duration::from_millis(250);
 /// Maximum number of addresses whose gateway is remembered.
 const MAX_IDENTITIES: usize = 1024;
-/// How long what a gateway proved at an address holds, although only another one is heard there. A member that sends from
-/// another's address costs one dial in this time.
+/// How long a gateway's proof at an address holds although only another one is heard there. A member that sends from another's
+/// address costs one dial in this time.
 const PROOF: Duration = Duration::from_secs(60);
-/// How long nothing is decided at most, whatever there is to wait for.
+/// Maximum time between two decisions, whatever there is to wait for.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What dialling depends on of a gateway that the directory knows.
+/// The facts about a known gateway that dialling depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KnownGateway {
     /// Its id; `None` for an address that has only been named.
@@ -57,7 +56,7 @@ pub(super) struct KnownGateway {
     pub(super) is_suspect: bool,
 }
 
-/// What dialling depends on of a link that is up.
+/// The facts about an open link that dialling depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct UpLink {
     /// The address at which its gateway accepts links.
@@ -81,7 +80,7 @@ pub(super) struct Situation<'a> {
 }
 
 impl Situation<'_> {
-    /// Whether there is a link to a gateway that has not announced that it serves nobody.
+    /// Whether there is a link to a gateway that is not leaving.
     fn is_served(&self) -> bool {
         let is_leaving = |link: &UpLink| {
             self.ranked.iter().any(|gateway| gateway.id == Some(link.gateway) && gateway.is_leaving())
@@ -129,7 +128,7 @@ pub(super) struct Dialing {
 }
 
 impl KnownGateway {
-    /// What matters of `gateway` at the time `now`.
+    /// The facts about `gateway` at the time `now`.
     pub(super) fn of(gateway: &Gateway, now: Instant) -> Self {
         Self {
             id: gateway.id,
@@ -153,7 +152,7 @@ impl KnownGateway {
 }
 
 impl Dialing {
-    /// Dialling of the node `own`, which is never dialled.
+    /// Dialling for the node `own`, which is never dialled.
     pub(super) fn new(own: NodeId, now: Instant) -> Self {
         Self {
             own,
@@ -218,8 +217,8 @@ impl Dialing {
         Step::WaitUntil(wake)
     }
 
-    /// Forgets who has answered at an address where another gateway may be now: the one that answered is a member no more,
-    /// or only another one has been heard there since.
+    /// Forgets who has answered at an address where another gateway may be now: the one that answered is no longer a member, or
+    /// only another one has been heard there since.
     fn forget_replaced(&mut self, situation: &Situation<'_>) {
         self.identities.retain(|_, (id, _)| !(situation.is_revoked)(*id));
         for gateway in situation.ranked {
@@ -267,7 +266,7 @@ impl Dialing {
         // An exhausted link is replaced by another one to the same gateway, also while that is leaving.
         let replaces = self.is_linked(gateway, links, true);
         let is_unknown = !gateway.was_heard && gateway.id.is_none();
-        // While nobody serves, the link to each tells at once when it is gone.
+        // While no gateway serves, a link to each shows at once when one dies.
         let is_of_no_use = || gateway.is_leaving() && situation.is_served();
         if !links.is_empty() && !replaces && (is_unknown || is_of_no_use()) {
             return Verdict::Skip;
@@ -341,7 +340,7 @@ impl Dialing {
         self.under_way.contains(&gateway.address)
     }
 
-    /// Whether there is a link to the gateway, an exhausted one or one that is not.
+    /// Whether there is a link to the gateway that is exhausted, or that is not.
     fn is_linked(&self, gateway: &KnownGateway, links: &[UpLink], exhausted: bool) -> bool {
         let id = self.identity(gateway);
         let mut links = links.iter().filter(|link| link.is_exhausted == exhausted);
@@ -349,8 +348,8 @@ impl Dialing {
     }
 }
 
-/// Of a gateway's addresses that are heard, one of the local link comes after the others: members that are linked so can be named only
-/// to each other, who reach them by the same interface, and would give others no pieces of what they download.
+/// Moves a gateway's link-local address behind its other addresses that are heard: a member linked by one can be named only to
+/// members on the same network, and would give no pieces to others.
 pub(super) fn link_local_last(known: &mut [KnownGateway]) {
     let is_link_local =
         |gateway: &KnownGateway| matches!(gateway.address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -364,15 +363,15 @@ pub(super) fn link_local_last(known: &mut [KnownGateway]) {
         };
         if let Some(better) = known[first + 1..].iter().position(is_better) {
             known[first..=first + 1 + better].rotate_right(1);
-            // What it has announced last, which may not have come at this address yet.
+            // The gateway's latest state, which may not have come from this address yet.
             known[first].state = state;
         }
     }
 }
 
-/// Moves gateways that nothing was heard of lately and that are on none of this machine's networks behind the others of
-/// which nothing was heard: mostly they are addresses of uplinks, which another gateway named and only gateways reach. A
-/// gateway that the user named may be behind a router, so it keeps its place.
+/// Moves gateways that were not heard lately and are on none of this machine's networks behind the others that were not heard:
+/// mostly they are addresses of uplinks, which another gateway named and only gateways reach. A gateway that the user named may
+/// be behind a router, so it keeps its place.
 pub(super) fn near_first(ranked: &mut [KnownGateway], shares_network: &dyn Fn(IpAddr) -> bool) {
     let is_unheard = |gateway: &KnownGateway| gateway.state.is_none() && !gateway.is_static;
     let places: Vec<_> = (0..ranked.len()).filter(|place| is_unheard(&ranked[*place])).collect();
@@ -381,8 +380,8 @@ pub(super) fn near_first(ranked: &mut [KnownGateway], shares_network: &dyn Fn(Ip
     places.into_iter().zip(unheard).for_each(|(place, gateway)| ranked[place] = gateway);
 }
 
-/// Moves the gateways in doubt behind all others once there are as many of them as there may be links: they would keep this client
-/// from all others otherwise. Where every gateway is in doubt, as while the only server is down, nothing changes.
+/// Moves gateways in doubt behind all others once they are as many as there may be links: otherwise they would keep this client
+/// from the others. If every gateway is in doubt, as while the only server is down, nothing changes.
 pub(super) fn doubted_last(ranked: &mut [KnownGateway], is_doubted: &dyn Fn(NodeId) -> bool) {
     let doubted: HashSet<_> =
         ranked.iter().filter_map(|gateway| gateway.id).filter(|id| is_doubted(*id)).collect();
@@ -397,8 +396,7 @@ pub(super) fn leaving_last(ranked: &mut [KnownGateway], has_said_why: &dyn Fn(No
     ranked.sort_by_key(|gateway| gateway.is_leaving() && gateway.id.is_some_and(has_said_why));
 }
 
-/// The place of a link in the order of use: that of its gateway in the ranking, behind all others while the gateway is
-/// leaving. Whether it is leaving comes first.
+/// The place of a link in the order of use: whether its gateway is leaving, so that such links come last, and the gateway's rank.
 pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {
     let is_its = |gateway: &KnownGateway| gateway.address == link.address || gateway.id == Some(link.gateway);
     let position = ranked.iter().position(is_its);

@@ -120,7 +120,7 @@ impl NameServer {
         let mut zones = self.zones.clone();
         loop {
             tokio::select! {
-                // The answers from other name servers are not to be given again.
+                // Answers from the old name servers must not be given again.
                 Ok(()) = zones.changed() => self.cache.clear(),
                 ended = serving.join_next() => match ended {
                     Some(Err(error)) => tracing::error!(%error, "a part of the local name server failed"),

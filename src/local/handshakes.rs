@@ -46,7 +46,7 @@ impl Handshakes {
     pub fn begin(self: &Arc<Self>) -> Handshake {
         let over = CancellationToken::new();
         let mut waiting = self.lock();
-        // More than begin, so that there is memory again even if others begin all the time.
+        // More than begin, so that memory is freed even while others begin all the time.
         let too_many =
             if self.memory.is_short() { 2 } else { usize::from(waiting.by_age.len() >= self.most) };
         for _ in 0..too_many {

@@ -55,7 +55,7 @@ const IDLE: Duration = Duration::from_secs(75);
 const READ: usize = 16 * 1024;
 /// What a connection to the page holds at most, in bytes: a request and a response, or what follows them.
 const PAGE: usize = 2 * MAX_HEAD;
-/// What is said at an address that is not of loopback, instead of the page.
+/// Sent at an address that is not loopback, instead of the page.
 pub(crate) const PAGE_IS_RESERVED: &str = "this is a proxy; its page is for users of its own machine";
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -221,7 +221,7 @@ async fn answer(
     kept: &mut IdleConnections,
     peer: AppPeer,
 ) -> Next {
-    // An app that could send them could speak for this node at the gateway.
+    // With these fields an app could speak for this node at the gateway.
     request.fields.remove_beginning(OWN_FIELDS);
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
@@ -297,7 +297,7 @@ async fn connect(
     id: u64,
     mut record: Record,
 ) -> Next {
-    // It is kept for a replay, and was received with the head.
+    // Kept for a replay, without the head that it was received with.
     let first = detached(buffer.split().freeze(), READ);
     match local.routes.open(&target, id, first.clone(), replay::is_safe(&first), account).await {
         Ok(server) => match net::write_all(socket, ESTABLISHED).await {

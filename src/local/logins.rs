@@ -135,7 +135,7 @@ impl Logins {
         is_right
     }
 
-    /// The same for the value of a Proxy-Authorization field (RFC 7617 §2). A missing field is not a wrong login.
+    /// As `admit`, for the value of a Proxy-Authorization field (RFC 7617 §2). A missing field is not a wrong login.
     pub fn admit_basic(&self, source: LoginSource, field: Option<&[u8]>) -> bool {
         let Some((name, password)) = field.and_then(basic) else { return false };
         self.admit(source, &name, &password)

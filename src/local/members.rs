@@ -1,5 +1,5 @@
-//! Links to other members of the group that have pieces of bodies: made when they are needed, and left when nothing was asked for
-//! a while. A member that has sent something wrong, or cannot be reached, is left alone for some time.
+//! Links to other members of the group that have pieces of bodies: dialled when they are needed, and retired when unused for a
+//! while. A member that has sent something wrong, or cannot be reached, is left alone for some time.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,15 +24,15 @@ use crate::wire::sharing::PieceHash;
 
 /// Maximum number of members that are remembered.
 const MOST_KNOWN: usize = 256;
-/// How long a link stays on which nothing is asked for.
+/// How long an unused link is kept.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long a whole piece may take, of four that are on their way. Long before that another source is asked, too.
+/// How long a whole piece may take while four are in flight. Long before that another source is asked, too.
 const LATE: Duration = Duration::from_secs(60);
-/// A member that says sooner that it does not have a piece yet is taken to have none.
+/// A member that says sooner that it does not have a piece yet is not asked for it again.
 const NOT_YET: Duration = Duration::from_secs(5);
-/// How long a member is left alone that cannot be reached, or does not send what it is asked for in time.
+/// How long a member that cannot be reached, or does not send a piece in time, is left alone.
 const UNREACHABLE: Duration = Duration::from_secs(60);
-/// The same for one that has sent something else than the piece.
+/// How long a member that has sent something else than the piece is left alone.
 const WRONG: Duration = Duration::from_secs(600);
 
 /// The members that this node has asked for pieces.
@@ -49,7 +49,7 @@ pub struct Members {
 
 /// One member.
 struct Known {
-    /// The link, while there is one. Whoever dials it has the lock.
+    /// The link, while there is one. Whoever dials holds the lock.
     link: tokio::sync::Mutex<Option<Link>>,
     state: Mutex<State>,
 }
@@ -63,9 +63,9 @@ struct State {
 /// Why a member did not give a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failed {
-    /// It does not have it.
+    /// It does not have the piece.
     Missing,
-    /// It says that it gets it.
+    /// It says that it is still getting the piece.
     NotYet,
     /// It cannot be reached, its link broke, or it took too long.
     Gone,
@@ -87,7 +87,7 @@ impl Failed {
 }
 
 impl Members {
-    /// No member is known. `secret` is not known to anybody but this node and its gateways.
+    /// A table without members. Only this node and its gateways know `secret`.
     pub fn new(
         holdings: Arc<Holdings>,
         secret: u64,
@@ -208,11 +208,11 @@ impl Known {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the member alone. Returns whether it was not before.
+    /// Leaves the member alone. Returns whether that is new.
     fn leave_alone(&self, until: Instant) -> bool {
         let mut state = self.state();
         let before = state.alone_until;
-        // What fails in several ways is left alone for the longest time.
+        // Of several such times the longest counts.
         state.alone_until = before.max(Some(until));
         before.is_none_or(|before| before < Instant::now())
     }

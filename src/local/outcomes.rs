@@ -18,10 +18,10 @@ use crate::wire::target::Target;
 /// counts as silence.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
-/// How often somebody who waits for an answer looks whether others wait in vain, too, or the gateway has lost its way out.
+/// How often a connection without an answer checks whether others wait in vain, too, or the gateway has lost its way out.
 pub(super) const RECHECK: Duration = Duration::from_secs(1);
 
-/// The same for somebody who has waited for so long already: thousands of idle tunnels may.
+/// That interval after it has waited this long: thousands of tunnels may be idle.
 pub(super) fn recheck_after(waited: Duration) -> Duration {
     (waited / 10).clamp(RECHECK, 3 * RECHECK)
 }
@@ -61,7 +61,7 @@ impl Outcomes {
         let is_doubted = results.doubts(gateway, now);
         drop(results);
         if is_doubted && !was_doubted {
-            // Another gateway may be dialled beside it.
+            // Another gateway may be dialled beside this one.
             self.directory.look_again();
         }
     }
@@ -104,8 +104,8 @@ impl Outcomes {
 }
 
 impl PendingOpen<'_> {
-    /// Ends the open: the gateway has refused and says why, or there is another reason that is not the gateway's. Returns how
-    /// long it took.
+    /// Ends the open: with why the gateway `refused` it, or with `None` if the reason is not the gateway's. Returns how long it
+    /// took.
     pub(super) fn end(mut self, refused: Option<Failing>) -> Duration {
         let was_silent = std::mem::replace(&mut self.is_noted, true);
         if let Some(how) = refused.filter(|how| *how != Failing::Silent || !was_silent) {

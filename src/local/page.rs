@@ -44,7 +44,7 @@ pub struct Page {
     snapshot: Arc<TakeSnapshot>,
     pac_direct: bool,
     followers: Arc<Semaphore>,
-    /// Answers questions for names. It needs what the page is a part of, so that it is set later.
+    /// Answers questions for names. Set later, because it needs what the page is a part of.
     names: OnceLock<Box<AnswerQuestion>>,
 }
 

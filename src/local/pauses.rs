@@ -11,7 +11,7 @@ use crate::wire::id::NodeId;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause after failed dials: the time within which a gateway that comes back is found.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The same for a gateway that discovery does not hear either; once heard, it is dialled at once.
+/// The longest pause for a gateway that discovery does not hear either; once heard, it is dialled at once.
 const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
 /// The first pause after a failed proof of trust; doubled each time.
 const PENALTY: Duration = Duration::from_secs(1);
@@ -80,8 +80,8 @@ impl Pauses {
         }
     }
 
-    /// Until when the gateway is left alone; `None` when it may be dialled. A silent one has come back when it `is_heard`
-    /// now, and one that is `announced` there instead of the expected one has not failed yet.
+    /// Until when the gateway is left alone; `None` when it may be dialled. An unheard gateway that `is_heard` now has come back,
+    /// and one that is `announced` there instead of the expected one has not failed yet.
     pub(super) fn left(
         &self,
         address: SocketAddr,

@@ -2,10 +2,10 @@
 //! ranges come out.
 //!
 //! The file is cut on a fixed grid of [`PIECE`] bytes, the same for every client, so that requests of several clients for the
-//! same piece share one fetch. A source takes the first piece that nobody else would have earlier. So a slow source fetches
-//! what is needed late, and at the end of the file nothing at all. The piece that the app waits for is fetched a second time
-//! when its source falls silent or is much slower than another one; and what is missing of it when the source that has sent the most
-//! of it is lost, and another one is still far behind.
+//! same piece share one fetch. A source takes the first piece that nobody else would have earlier. So a slow source fetches what
+//! is needed late, and at the end of the file nothing at all. The piece that the app waits for is fetched a second time when its
+//! source falls silent or is much slower than another one; so is what is missing of it when the source that has sent the most of
+//! it is lost while another one is still far behind.
 
 mod meter;
 mod trial;
@@ -22,27 +22,27 @@ pub const PIECE: u64 = 1 << 20;
 
 /// After this time without bytes a request counts as stalled, and the piece that the app waits for is asked of another source.
 const STALL: Duration = Duration::from_millis(400);
-/// The same as a multiple of the time that the source's first bytes take.
+/// That time is at least this multiple of the source's latency.
 const STALL_LATENCIES: u32 = 3;
-/// A request that first sends what another source has sent already brings nothing for so long, in seconds: then what is missing of the
-/// piece that the app waits for is asked for as if nobody fetched it.
+/// A request that would only repeat what another source has sent for longer than this, in seconds, is overtaken: what is missing
+/// of the piece that the app waits for is then asked for as if nobody fetched it.
 const OVERTAKEN: f64 = 0.25;
 /// A source that delivers nothing for this long while another one does is given up.
 const GIVE_UP: Duration = Duration::from_secs(5);
-/// How many requests of one source are under way at most.
+/// Maximum number of requests to one source in flight.
 const LANES: usize = 6;
-/// A source gets its next request while it has still to send this multiple of what is in flight on its line, and this part of a
+/// A source gets its next request once it has no more to send than this multiple of what fills its line, and this part of a
 /// piece: the latency varies, and new connections are slow at first.
 const IN_FLIGHT: f64 = 2.0;
 const AHEAD: f64 = 0.5;
 /// A piece is fetched a second time only if that takes less than this part of the time that the first one still needs.
 const MUCH_EARLIER: f64 = 0.6;
-/// A piece is late if it takes longer than this multiple of the time after which the app needs it, and these seconds.
+/// A piece is late if it takes longer than this multiple of the time after which the app needs it, plus these seconds.
 const LATE: f64 = 1.25;
 const LATE_FROM: f64 = 0.5;
-/// What a source is taken to deliver in a second before it is measured, as a part of what the slowest other one delivers.
+/// The assumed rate of a source that is not yet measured, as a part of the slowest other one's.
 const UNKNOWN: f64 = 0.5;
-/// The same while nothing is measured, in bytes per second.
+/// The assumed rate while nothing is measured, in bytes per second.
 const FIRST_GUESS: f64 = 1_000_000.0;
 /// The latency of a source before it is measured.
 const FIRST_LATENCY: Duration = Duration::from_millis(50);
@@ -60,7 +60,7 @@ pub struct JobId(u64);
 pub struct Job {
     /// Its number.
     pub id: JobId,
-    /// Of whom.
+    /// The source that is asked.
     pub source: SourceId,
     /// The offset of the first byte.
     pub from: u64,
@@ -73,7 +73,7 @@ pub struct Job {
 pub struct Received {
     /// The number of the piece that they belong to.
     pub piece: u64,
-    /// How many of the first of them have come from another source before.
+    /// How many of the first bytes have come from another source before.
     pub skip: u64,
     /// Nothing more of this request is wanted.
     pub is_over: bool,
@@ -83,13 +83,13 @@ pub struct Received {
 #[derive(Debug)]
 pub struct Plan {
     total: u64,
-    /// How many bytes after what the app has taken are fetched.
+    /// How far beyond what the app has taken pieces are fetched, in bytes.
     window: u64,
     /// The offset of the first byte that the app has not taken.
     taken: u64,
-    /// The pieces from `first` on that anything is known of.
+    /// How many bytes of each piece from `first` on have come.
     pieces: VecDeque<u64>,
-    /// The number of the first of them: the one that the app takes bytes of.
+    /// The number of the first of these pieces: the one that the app takes bytes of.
     first: u64,
     sources: Vec<Source>,
     jobs: Vec<Running>,
@@ -101,7 +101,7 @@ pub struct Plan {
 #[derive(Debug)]
 struct Source {
     is_used: bool,
-    /// It gets nothing new while it is found out whether it adds anything.
+    /// It gets nothing new while a trial shows whether it adds anything.
     is_paused: bool,
     meter: Meter,
     /// When bytes came last, or it was asked while it had nothing to do.
@@ -144,8 +144,8 @@ impl Plan {
         }
     }
 
-    /// Notes how many bytes per second one source delivered before there were others. Only where all together deliver hardly
-    /// more is it worth finding out whether each of them adds something.
+    /// Notes how many bytes per second one source delivered before there were others. Only if all together deliver hardly more is
+    /// it worth a trial whether each of them adds something.
     pub fn alone(&mut self, rate: f64) {
         self.trial.alone(rate);
     }
@@ -164,7 +164,7 @@ impl Plan {
         self.run(source, self.first, true, now).id
     }
 
-    /// How many bytes after what the app has taken are fetched from now on.
+    /// Sets how far beyond what the app has taken pieces are fetched, in bytes.
     pub fn set_window(&mut self, window: u64) {
         self.window = window;
     }
@@ -202,7 +202,7 @@ impl Plan {
         self.sources.iter().filter(|source| source.is_used).count()
     }
 
-    /// How many bytes have come from a source, also such as had come from another one before.
+    /// How many bytes have come from a source, including those that another one had sent before.
     pub fn received_of(&self, source: SourceId) -> u64 {
         self.sources[source.0].received
     }
@@ -291,7 +291,7 @@ impl Plan {
     /// The next request to make, if there is one to make now.
     pub fn next(&mut self, now: Instant) -> Option<Job> {
         if let Some((source, piece)) = self.urgent(now) {
-            // It may have been overtaken with this piece itself.
+            // Its own request for this piece may have been overtaken.
             self.cancel(now, |job| job.piece == piece && job.source == source);
             return Some(self.run(source, piece, false, now));
         }
@@ -309,7 +309,7 @@ impl Plan {
         None
     }
 
-    /// Looks after sources that have fallen silent, and such as add nothing. To be called after [`Plan::wake`].
+    /// Gives up sources that have fallen silent, or add nothing. To be called at [`Plan::wake`].
     pub fn tick(&mut self, now: Instant) {
         let is_silent = |plan: &Self, id: SourceId| {
             let source = &plan.sources[id.0];
@@ -366,7 +366,7 @@ impl Plan {
         for job in jobs {
             let waited = now.saturating_duration_since(job.asked);
             if !job.has_begun && waited > FIRST_LATENCY {
-                // So it is asked for something next that is needed later.
+                // So its next request is for something that is needed later.
                 self.sources[job.source.0].meter.waited(waited);
             }
             self.cancelled.push(job.id);
@@ -374,7 +374,7 @@ impl Plan {
         }
     }
 
-    /// A request of a source has ended; it may have no other one.
+    /// Notes that a request of a source has ended, perhaps its last one.
     fn rest(&mut self, source: SourceId, now: Instant) {
         if self.lanes_of(source) == 0 {
             self.sources[source.0].meter.idle(now);
@@ -422,7 +422,7 @@ impl Plan {
         let end = self.taken.saturating_add(self.window).min(self.total);
         let is_near = move |piece: &u64| piece * PIECE < end;
         let pieces = (self.waited_for()..).take_while(is_near);
-        // The last piece begins within the window and may end after it. So there is always one.
+        // The last piece may end beyond the window, so there always is one.
         pieces.filter(|piece| self.missing(*piece) > 0)
     }
 
@@ -430,11 +430,11 @@ impl Plan {
         self.jobs.iter().filter(|job| job.source == source).count()
     }
 
-    /// Whether a source may have one more request: while what it still has to send does not fill its line until an answer to
-    /// another request begins. So its requests do not end at the same time, either.
+    /// Whether a source may have one more request: if what it still has to send would not fill its line until an answer to that
+    /// begins. So its requests do not end at the same time, either.
     fn has_lane(&self, source: SourceId, now: Instant) -> bool {
         let (meter, lanes) = (&self.sources[source.0].meter, self.lanes_of(source));
-        // What is not measured yet gets one piece.
+        // A source that is not measured yet gets one piece.
         let Some(rate) = meter.rate(now) else { return lanes == 0 };
         let on_the_way = rate * self.latency(source) * IN_FLIGHT;
         lanes < LANES && self.outstanding(source) as f64 <= on_the_way + PIECE as f64 * AHEAD
@@ -462,7 +462,7 @@ impl Plan {
         self.sources[source.0].meter.latency().unwrap_or(FIRST_LATENCY).as_secs_f64()
     }
 
-    /// How many seconds it takes until a source has sent `bytes` more than what it was asked for.
+    /// How many seconds a source takes to send `bytes` more than what it was asked for.
     fn time_for(&self, source: SourceId, bytes: u64, now: Instant) -> f64 {
         self.latency(source) + (self.outstanding(source) + bytes) as f64 / self.rate_of(source, now)
     }
@@ -477,7 +477,7 @@ impl Plan {
         now.saturating_duration_since(job.last) >= self.patience(job.source)
     }
 
-    /// How many seconds the requests for a piece still take; `None` if there is none that has not stalled.
+    /// How many seconds the requests for a piece still take; `None` if there are none, or all have stalled.
     fn left_for(&self, piece: u64, now: Instant) -> Option<f64> {
         let jobs = self.jobs.iter().filter(|job| job.piece == piece && !self.is_stalled(job, now));
         let left = jobs.map(|job| {
@@ -494,14 +494,14 @@ impl Plan {
         job.meter.rate(now).map_or_else(share, |rate| rate.max(1.0))
     }
 
-    /// Whether a request still has so much to send of what has come already that it brings nothing for a while.
+    /// Whether a request has so much to repeat of what has come already that it brings nothing new for a while.
     fn is_overtaken(&self, job: &Running, now: Instant) -> bool {
         let behind = (job.piece * PIECE + self.have(job.piece)).saturating_sub(job.at);
         behind as f64 > self.rate_of_job(job, now) * OVERTAKEN
     }
 
-    /// The source that has to fetch the piece which the app waits for at once, if nobody does: also one more request than a
-    /// source has otherwise.
+    /// The source that must fetch the piece that the app waits for at once, if no request brings it. It may have one request more
+    /// than otherwise.
     fn urgent(&self, now: Instant) -> Option<(SourceId, u64)> {
         let piece = self.waited_for();
         if piece * PIECE >= self.total || piece * PIECE >= self.taken.saturating_add(self.window) {
@@ -551,8 +551,8 @@ impl Plan {
         })
     }
 
-    /// Whether a piece that is asked of one other source, after `before` missing bytes that the app needs earlier, is to be asked of
-    /// this source, too.
+    /// Whether to ask this source, too, for a piece that one other source was asked for, and that the app needs after `before`
+    /// missing bytes.
     fn is_late(&self, piece: u64, before: u64, source: SourceId, now: Instant) -> bool {
         let mut jobs = self.jobs.iter().filter(|job| job.piece == piece);
         let is_others = jobs.next().is_some_and(|job| job.source != source) && jobs.next().is_none();

@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_millis(300);
 /// Connects from this machine, under the gateway's access rules.
 pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
 
-/// The same for UDP; the socket is connected.
+/// As `Connect`, for UDP; the socket is connected.
 pub type ConnectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
 
 /// Why this machine has no way out itself, as a sentence that begins with "it".
@@ -124,7 +124,7 @@ impl Routes {
     /// repeat on another gateway, else after the connection is established. The connection is charged to `account`.
     ///
     /// # Errors
-    /// Why there is no connection; for lack of a gateway within the hold time.
+    /// Why there is no connection, or no gateway within the hold time.
     pub async fn open(
         &self,
         target: &Target,
@@ -136,7 +136,7 @@ impl Routes {
         self.open_by(Transport::Tcp, target, id, first, is_safe, account).await
     }
 
-    /// The same for any transport of streams.
+    /// As `open`, for any transport of streams.
     ///
     /// # Errors
     /// Those of [`Routes::open`].
@@ -194,8 +194,8 @@ impl Routes {
         }
     }
 
-    /// Connects over a link or from this machine, and the other way once a gateway, which may be this machine, has lost its
-    /// way out.
+    /// Connects over a link or from this machine, and the other way once the gateway, or this machine as one, has lost its way
+    /// out.
     async fn connect(
         &self,
         transport: Transport,
@@ -211,7 +211,7 @@ impl Routes {
                 return Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()));
             }
             match self.connect_here_or_beside(transport, target, id, early.clone(), account).await {
-                // As soon as this node is not a gateway any more, others are asked.
+                // Other gateways are asked once this node is no longer one.
                 Err(failure) if failure.kind == Kind::NoWayOut => {
                     if !search.rest().await {
                         return Err(failure);
@@ -269,7 +269,7 @@ impl Routes {
         self.other_link(address, target).is_some()
     }
 
-    /// That gateway's link.
+    /// The link of such a gateway.
     pub(super) fn other_link(&self, address: SocketAddr, target: &Target) -> Option<Link> {
         let up = self.links.up();
         let links = up.borrow();
@@ -360,7 +360,7 @@ impl Routes {
         if self.links.is_removed() { Duration::ZERO } else { *self.hold.borrow() }
     }
 
-    /// The failure of a connection whose hold time is over. `lost` is what the last gateway said that had no way out.
+    /// The failure of a connection whose hold time is over. `lost` is what the last gateway without a way out said.
     pub(super) fn no_gateway(&self, lost: Option<String>) -> Failure {
         let held = self.hold().as_secs_f32();
         let itself = (self.fault)().map(|fault| format!("; this machine has no way out itself: {fault}"));

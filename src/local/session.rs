@@ -55,7 +55,7 @@ enum Left {
     Ended(Result<(), Broken>),
     /// The link was lost, or (`moved`) another gateway is better; these bytes are to be sent again there.
     Replay { sent: Bytes, moved: bool },
-    /// They were, because no answer came, and now one comes there.
+    /// The bytes were sent again over another gateway, which answers now.
     Answered(ServerConnection),
 }
 
@@ -283,8 +283,8 @@ async fn carry_over_link(
     }
 }
 
-/// Waits until an answer comes over another gateway. What the app sends meanwhile begins the wait anew, which has begun at `since`; if
-/// that cannot be repeated, none is asked.
+/// Waits for an answer over another gateway. The wait began at `since`, and begins anew whenever the app sends something; if that
+/// cannot be repeated, no gateway is asked.
 async fn answered_beside(
     routes: &Routes,
     waiting: Waiting<'_>,
@@ -310,8 +310,8 @@ async fn answered_beside(
     }
 }
 
-/// Waits until the gateway has lost its way out and another one can be asked; false once there is an answer. Notes after a while that
-/// there is none, counted from `begun`.
+/// Waits until the gateway has lost its way out and another one can be asked; false once there is an answer. Notes its silence
+/// some time after `begun`.
 async fn until_cut_off(
     routes: &Routes,
     (id, gateway): (NodeId, SocketAddr),

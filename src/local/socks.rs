@@ -114,7 +114,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, handshake: limits, account } = app;
     let id = local.next_id();
     let record = Record::of_app(&local.telemetry, id, "socks5", peer.to_string());
-    // Who logs in counts only where somebody has to.
+    // The source of a login matters only where one is needed.
     let are_needed = local.logins.are_needed();
     let port = if are_needed { socket.local_addr().ok() } else { None };
     let mut reader = BufReader::with_capacity(BUFFER, socket);
@@ -308,7 +308,7 @@ fn reply(code: u8) -> [u8; 10] {
     [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
 }
 
-/// The same with the address to which the app sends its datagrams.
+/// A reply with the address to which the app sends its datagrams.
 fn reply_with(code: u8, bound: SocketAddr) -> Vec<u8> {
     let mut reply = vec![VERSION, code, 0];
     match bound.ip() {

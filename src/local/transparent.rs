@@ -25,8 +25,8 @@ use crate::wire::target::{Host, Target};
 /// How long an app may take in all to send a name. In some protocols the server speaks first, and no name comes.
 const NAME_DEADLINE: Duration = Duration::from_millis(300);
 
-/// Serves one app until it has become a session, or is refused. If the node prefers names, the name in the app's first
-/// bytes is tried before the address; otherwise when the gateway cannot reach the address, or must not.
+/// Serves one app until it has become a session, or is refused. If the node prefers names, the name in the app's first bytes is
+/// tried before the address; otherwise after it, if the gateway cannot or must not reach the address.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let by_name = *local.prefers_names.borrow();
     let App { socket, peer, handshake, account } = app;
@@ -74,7 +74,7 @@ struct Opening<'a> {
     address: SocketAddr,
     /// What the app has sent so far.
     early: BytesMut,
-    /// The bytes of that.
+    /// The memory of those bytes.
     held: Tally,
     /// The target that was opened, or tried last.
     target: Target,
@@ -101,7 +101,7 @@ impl Opening<'_> {
         tokio::select! {
             biased;
             opened = self.local.routes.open(&self.target, self.id, early, is_safe, account) => opened,
-            // It may have waited for a gateway for long, and what it has given up it may do again by itself.
+            // It may have waited long for a gateway, and may repeat by itself what it has given up.
             () = until_given_up(app) => {
                 let sentence = format!("the app closed its connection before there was one to {}", self.target);
                 Err(Failure::new(Kind::Terminated, Side::Local, sentence))

@@ -80,7 +80,7 @@ impl Datagrams {
                 continue;
             }
             match namespace::receive(&socket, &mut buffer) {
-                // The second one was made to this port itself.
+                // Datagrams to loopback were sent to this port itself.
                 Ok((length, from, to)) if !to.ip().is_loopback() => self.leaves(from, to, &buffer[..length]),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => sleep(PAUSE).await,
                 _ => tokio::task::consume_budget().await,
@@ -164,7 +164,7 @@ impl Association {
                     continue;
                 }
                 received = socket.recv(&mut buffer) => self.comes_back(&buffer[..received?]),
-                // The node says nothing on it, and ends it when it stops.
+                // The node sends nothing on it, and ends it when it stops.
                 _ = control.read(&mut nothing) => return Ok(()),
                 () = sleep_until(until) => return Ok(()),
             }
@@ -181,7 +181,7 @@ impl Association {
         };
         let socket = if self.app.is_ipv4() { self.packets.first() } else { self.packets.get(1) };
         if let Some(socket) = socket {
-            // The port stands in the packet, and must not stand here. What finds no room is dropped.
+            // The packet holds the port, so it must not be given here. What finds no room is dropped.
             let _ = socket.send_to(&packet, &SocketAddr::new(self.app.ip(), 0).into());
         }
     }

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::known::Names;
 
-/// What all that leaves the network share.
+/// What everything that leaves the network shares.
 pub(super) struct Outlet {
     /// The local proxy of the node.
     pub(super) node: SocketAddr,

@@ -23,7 +23,7 @@ const GREETING: [u8; 3] = [VERSION, 1, 0];
 const ACCEPTED: [u8; 2] = [VERSION, 0];
 /// How long the node, on this machine, may take to answer what it need not ask a gateway for.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long it may take to connect: longer than it holds a connection and dials a server.
+/// How long it may take to connect: more than holding a connection and dialling a server take.
 const CONNECTED: Duration = Duration::from_secs(120);
 
 /// Why there is no connection.

@@ -11,7 +11,7 @@ const INTERFACE: &str = "laneway";
 const OTHER_END: &str = "laneway-end";
 /// The source address of everything that leaves. No machine has it (RFC 7335).
 const V4: &str = "192.0.0.2/32";
-/// The same, a unique local address (RFC 4193): software that finds names with addresses of both families prefers IPv4
+/// The IPv6 one, a unique local address (RFC 4193): software that finds names with addresses of both families prefers IPv4
 /// (RFC 6724), since most gateways have no other.
 const V6: &str = "fd6c:616e:6577:6179::1/128";
 /// The routing table that leads to the sockets.
@@ -19,7 +19,7 @@ const TABLE: u8 = 1;
 /// What belongs to one network only, and is refused.
 const LOCAL: [&str; 2] = ["169.254.0.0/16, 224.0.0.0/4, 255.255.255.255", "fe80::/10, ff00::/8"];
 
-/// Makes the network of this process such a one. Returns whether it has IPv6.
+/// Sets up such a network for this process. Returns whether it has IPv6.
 ///
 /// # Errors
 /// [`RedirectError`].
@@ -43,7 +43,7 @@ fn routes(address: &str) -> String {
     )
 }
 
-/// What would leave is marked, which leads it to the loopback interface; where it arrives there, it is given to the sockets.
+/// What would leave is marked, which routes it to the loopback interface, where it is given to the sockets.
 fn rules() -> String {
     let [v4, v6] = LOCAL;
     format!(

@@ -73,8 +73,8 @@ pub(super) fn remove_all() -> Result<(), RedirectError> {
     interface::remove()
 }
 
-/// Fails where a running node keeps its rules: nobody else can change them, or it would install them again. Those of a node that was
-/// killed a moment ago, and is started anew, are waited for: they go with the process that owns them.
+/// Fails if a running node keeps rules: nobody else can change them, or the node would install them again. Rules of a node that
+/// was just killed and is started anew are waited for: they go with the process that owns them.
 pub(super) fn refuse_another_keeper() -> Result<(), RedirectError> {
     let until = Instant::now() + END;
     loop {

@@ -107,7 +107,7 @@ impl Kept {
         if let Some(owner) = &mut self.owner {
             let applied = owner.apply(&owned);
             if matches!(applied, Err(RedirectError::Io(..))) {
-                // It does not answer. The next attempt starts another one.
+                // The process does not answer. The next attempt starts another.
                 self.owner = None;
             }
             return applied;

@@ -56,7 +56,7 @@ impl Owner {
     /// Applies a text of one line, wholly or not at all.
     pub(super) fn apply(&mut self, text: &str) -> Result<(), RedirectError> {
         self.changes += 1;
-        // It says nothing on success. The complaint about a table that does not exist, which is repeated in it, follows
+        // nft says nothing on success, so a missing table is listed next: the complaint about it repeats its name, and follows
         // the complaints about the text.
         let end = format!("laneway-{}", self.changes);
         let ended = |error| RedirectError::Io(PROGRAM, error);
@@ -74,7 +74,7 @@ impl Owner {
                 }
             }
         }
-        // The last complaint is that about the missing table.
+        // The last complaint is the one about the missing table.
         let mut said = errors.iter().filter(|line| line.contains("Error: "));
         match (said.next(), said.next()) {
             (Some(first), Some(_)) => Err(complaint(PROGRAM, first)),

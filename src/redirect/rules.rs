@@ -48,7 +48,7 @@ pub enum Maker {
     Hand,
     /// The node with this process id. The table expires after the node.
     Node(u32),
-    /// The same; the kernel removes the table together with the node.
+    /// The node with this process id, with which the kernel removes the table.
     Owner(u32),
 }
 

@@ -26,13 +26,13 @@ pub struct Keeping {
 struct Written {
     /// None before the first piece, and after a failure.
     draft: Option<Draft>,
-    /// How many hashes of it are in the index.
+    /// How many hashes of the draft are in the index.
     noted: usize,
     has_failed: bool,
 }
 
 impl Keeping {
-    /// Of this response, of which nothing has come.
+    /// Starts to keep this response, of which nothing has come.
     pub fn new(holdings: &Arc<Holdings>, stored: Stored) -> Self {
         let has_failed = !holdings.store.admits(stored.total);
         if !has_failed {

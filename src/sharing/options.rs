@@ -10,7 +10,7 @@ use crate::shared::Unused;
 use crate::size::{Size, SizeError};
 use crate::sys::files;
 
-/// The disk space if nothing else is said, in bytes, at most and at least, and the part of the free space: one in this many.
+/// The default disk space in bytes, at most and at least, and one in this many of the free space.
 const DEFAULT: u64 = 4 << 30;
 const LEAST: u64 = 64 << 20;
 const PART_OF_FREE: u64 = 20;

@@ -33,7 +33,7 @@ pub(super) struct Facts<'a> {
     pub(super) port: u16,
     /// This machine's firewall.
     pub(super) firewall: Option<&'a Firewall>,
-    /// Whether that lets datagrams of discovery in for certain.
+    /// Whether the firewall lets datagrams of discovery in for certain.
     pub(super) is_open: bool,
     /// The node that runs here.
     pub(super) node: Option<&'a Node>,
@@ -147,7 +147,7 @@ fn is_deaf(node: &Node, seen: &Seen, survey: &Survey) -> bool {
     announces && node.seen.node.uptime > since && !hears(node, seen, since.max(RECENT))
 }
 
-/// More active gateways than the node that runs here, which is one of them, lets be: then one of them does not hear another.
+/// More active gateways than the node here, which is one of them, allows: then one of them does not hear another.
 fn too_many_active(survey: &Survey, node: &Node, facts: &Facts<'_>) -> Option<Finding> {
     let most = node.seen.node.most_active.filter(|_| node.seen.node.state.as_deref() == Some("active"))?;
     let others = survey.links().into_iter().filter(|seen| seen.advert.state == State::Active);
@@ -282,7 +282,7 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
             let open = format!("on {ip}: {}", open_commands_elsewhere(port, "udp"));
             let lan = facts.lans.iter().find(|lan| lan.net.contains(&ip));
             match lan.filter(|_| ip.is_ipv4() && seen.by_broadcast.is_none()) {
-                // Broadcasts of the one are none to the other then.
+                // Then the broadcasts of one are none to the other.
                 Some(lan) => finding
                     .because(format!(
                         "or its prefix of this LAN is another one than here, where that is {}",
@@ -401,8 +401,8 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
     }
 }
 
-/// The findings where no gateway answers although these run, which do not reach their servers and therefore do not announce
-/// themselves: that is the fault, and a later finding.
+/// The findings when no gateway answers although `unreaching` nodes run, which do not announce themselves because they do not
+/// reach their servers: that is the fault, and a later finding.
 pub(super) fn excused(found: Vec<Finding>, unreaching: &[String]) -> Vec<Finding> {
     let excuse = |finding: Finding| match finding.verdict {
         Verdict::Wrong if finding.layer == Layer::Discovery => {
@@ -420,7 +420,7 @@ pub(super) fn excused(found: Vec<Finding>, unreaching: &[String]) -> Vec<Finding
     found.into_iter().map(excuse).collect()
 }
 
-/// What makes one machine of the group reach the servers, as the failure of this one tells.
+/// What lets one machine of the group reach the servers, judging by this one's failure.
 fn to_reach(servers: &str, facts: &Facts<'_>) -> String {
     let port = facts.port;
     let start = |server: &str| {

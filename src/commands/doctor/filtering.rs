@@ -28,7 +28,7 @@ pub(super) struct Filter<'a> {
     lans: &'a [Lan],
 }
 
-/// A packet of which something depends.
+/// A packet on which something depends.
 struct Needed<'a> {
     packet: Packet<'a>,
     /// What happens where it is dropped.
@@ -93,7 +93,7 @@ impl<'a> Filter<'a> {
         })
     }
 
-    /// The findings about queries of a node that does not leave its machine, where this command's queries from another port do.
+    /// The findings about queries of a node that do not leave its machine, where this command's queries from another port do.
     fn of_node(&self, discovery: u16) -> Vec<Finding> {
         let is_by_port = |needed: &Needed<'_>| {
             let other = Packet { from_port: Some(OTHER_PORT), ..needed.packet };
@@ -140,8 +140,8 @@ impl<'a> Filter<'a> {
         (!self.rules.admits(&asked)).then_some(&self.firewall)
     }
 
-    /// One finding for each kind of packet that is dropped. Where another network lets it pass, that may be meant: an uplink is a network
-    /// like others. Where both versions of IP are, a gateway is of use by either, so that IPv4 counts.
+    /// One finding for each kind of packet that is dropped. If another network lets it pass, the drop may be meant: an uplink is
+    /// a network like others. With both versions of IP, a gateway is of use by either, so only IPv4 counts.
     fn findings(&self, needed: impl Fn(&'a Lan) -> Vec<Needed<'a>>) -> Vec<Finding> {
         let has_v4 = self.lans.iter().any(is_v4);
         let lans = self.lans.iter().filter(|lan| !has_v4 || is_v4(lan));
@@ -185,7 +185,7 @@ impl<'a> Filter<'a> {
 
     fn dropped(&self, packet: &Packet<'_>) -> Option<Drop> {
         let Stop { chain, rejects } = self.rules.stops(packet)?;
-        // By which end the packet is told from others.
+        // Which end tells the packet from others.
         let is_by_source = match packet.direction {
             Direction::In => packet.is_answer,
             Direction::Out => packet.from_port.is_some(),
@@ -240,7 +240,7 @@ pub(super) async fn explain(
     }
 }
 
-/// Whether a base chain is of those that ufw fills.
+/// Whether a base chain is one of those that ufw fills.
 fn is_of_ufw(chain: &str) -> bool {
     if let Some(legacy) = legacy::Chain::at(chain) {
         return legacy.table == "filter" && ["INPUT", "OUTPUT"].contains(&legacy.name);

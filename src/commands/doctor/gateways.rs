@@ -116,8 +116,7 @@ impl Linked {
         self.about.as_ref().is_some_and(|about| about.in_maintenance)
     }
 
-    /// The addresses of other machines that have linked with it with this machine's keys. Nothing can be told behind a
-    /// translation of addresses.
+    /// The addresses of other machines that have linked with it with this machine's keys. Behind NAT nothing can be told.
     fn twins(&self, own: &HashSet<IpAddr>, node: Option<&Node>) -> Vec<IpAddr> {
         let Some(about) = self.about.as_ref() else { return Vec::new() };
         if !about.asked_from.is_some_and(|ip| own.contains(&ip)) {
@@ -446,7 +445,7 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .hint(format!("on {on}: 'laneway doctor' says what to do"));
     };
     match gateway.link.open(&server, 0, bytes::Bytes::new()).await {
-        // What it judges by is not whether a connection can be made.
+        // It does not judge by whether a connection can be made.
         Ok(_) if let Some(first) = reasons.next() => reasons
             .fold(finding.because(first), Finding::because)
             .hint(format!("on {on}: 'laneway doctor' says what to do")),

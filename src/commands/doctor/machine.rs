@@ -54,7 +54,7 @@ pub(super) struct InstalledNode<'a> {
     pub(super) running: Option<&'a [SocketAddr]>,
 }
 
-/// Checks the membership of this machine: its group, unless it was removed from that, and whether it was.
+/// Checks the membership of this machine: its group, and whether the group has removed it.
 pub(super) async fn member(
     state: Result<StateDir, Problem>,
     found: &mut Vec<Finding>,

@@ -57,7 +57,7 @@ impl Names {
         })
     }
 
-    /// The finding beside that about the way out: without one there is no answer of name servers behind it, and with one the name
+    /// The finding, in view of that about the way out: without a way out no name server beyond it answers, and with one the name
     /// servers themselves are at fault.
     pub(super) fn beside(self, way_out: Option<Verdict>) -> Finding {
         let hint = self.hint();

@@ -175,7 +175,7 @@ impl Remote<'_> {
         if self.asked.is_empty() { self.configured() } else { self.asked.to_vec() }
     }
 
-    /// Adds to what can be done about a server that is not reached that this machine's `--server` may be wrong, if that names it.
+    /// Adds to the hint about a server that is not reached that this machine's `--server` may be wrong, if it names that server.
     fn if_mistyped(&self, finding: Finding, server: &Target) -> Finding {
         if self.configured().contains(server) { if_mistyped(finding, server) } else { finding }
     }

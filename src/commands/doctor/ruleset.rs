@@ -1,5 +1,5 @@
-//! What the rules of nftables do with a packet that arrives at this machine or leaves it, as far as the output of `nft list ruleset`
-//! tells. What this does not know may match or not, so that it only says what is certain.
+//! What the rules of nftables do with a packet that arrives at this machine or leaves it, as far as the output of `nft list
+//! ruleset` tells. A match that is not known here may apply or not, so only what is certain is said.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -223,7 +223,7 @@ impl Ruleset {
                 "log" | "comment" => without_statement(after),
                 _ => {
                     let Some((key, has_it, more)) = key(rest, packet) else {
-                        // What is not known takes words up to the verdict.
+                        // An unknown match takes the words up to the verdict.
                         matches = matches.and(Truth::Maybe);
                         rest = after;
                         continue;
@@ -325,7 +325,7 @@ impl Ruleset {
     }
 }
 
-/// The packets that a base chain sees, of which this is the type.
+/// The packets that a base chain of this type sees.
 fn direction(kind: &str) -> Option<Direction> {
     let hooks = |hooks: [&str; 2]| hooks.iter().any(|hook| kind.contains(&format!("hook {hook} ")));
     let filters = kind.starts_with("filter") || kind.starts_with("route");
@@ -403,7 +403,7 @@ impl Key {
                 name => Truth::of(packet.protocol == name),
             },
             Self::Family => Truth::of((value == "ipv6") == packet.to.addr().is_ipv6()),
-            // The kernel notes it of packets that arrive.
+            // The kernel notes it only of packets that arrive.
             Self::Cast if packet.direction == Direction::Out => Truth::Maybe,
             Self::Cast | Self::AddressType => Truth::of(match value {
                 "broadcast" | "multicast" => packet.is_broadcast,
@@ -419,7 +419,7 @@ impl Key {
     }
 }
 
-/// Whether a port, of which `None` is any, is one of those of a value.
+/// Whether a port, or any if it is `None`, is among those of a value.
 fn is_port(value: &str, port: Option<u16>, services: &Services) -> Truth {
     match (services.ports(value), port) {
         (Some((first, last)), Some(port)) => Truth::of((first..=last).contains(&port)),

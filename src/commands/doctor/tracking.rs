@@ -14,7 +14,7 @@ pub(super) fn check() -> Option<Finding> {
     judge(read(COUNT)?, read(MAX)?)
 }
 
-/// The same for a table with `count` entries of at most `max`.
+/// The finding about a table with `count` entries of at most `max`, if it is full.
 fn judge(count: u64, max: u64) -> Option<Finding> {
     // The kernel takes 0 for no limit.
     if max == 0 || count.saturating_mul(100) < max.saturating_mul(FULL) {

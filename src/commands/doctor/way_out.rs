@@ -55,7 +55,7 @@ pub(super) async fn check(
     Some(filtering::explain(finding, filter, "tcp", &unreached).await)
 }
 
-/// Of a gateway for any destination that has no default route, while nothing has proved what else it reaches.
+/// The finding about a gateway for any destination without a default route, while nothing has proved what it reaches.
 fn unproved(seen: &Snapshot) -> Option<Finding> {
     let serves_any = seen.servers.is_empty() && seen.rules.as_ref().is_none_or(|rules| rules.allows_any);
     let is_unproved = seen.node.state.is_some() && seen.node.reach.as_deref() == Some(Reach::Unknown.word());

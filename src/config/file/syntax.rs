@@ -56,7 +56,7 @@ const TYPOGRAPHIC: [char; 7] =
 /// What the parser calls numbers, and parts of them.
 const NUMBERS: [&str; 6] = ["number", "float", "date-time", "mantissa", "fraction", "exponent"];
 
-/// What is wrong with a text in which the parser finds a fault at `span`, and describes it so.
+/// What is wrong with a text in which the parser finds a fault at `span`, which `message` describes.
 pub(super) fn fault(text: &str, message: &str, span: Range<usize>, command: &Command) -> Fault {
     if let Some((at, what, advice)) = forbidden(text) {
         return Fault { advice: Some(advice), ..Fault::at(text, at, what) };
@@ -195,7 +195,7 @@ fn example(text: &str, at: usize, command: &Command) -> Option<String> {
     form(arg, name)
 }
 
-/// The characters that a text of TOML has nowhere, and the lone carriage return: the first one, what is wrong with it, and what to do.
+/// The first character that TOML allows nowhere, or lone carriage return: its offset, what is wrong with it, and what to do.
 fn forbidden(text: &str) -> Option<(usize, String, String)> {
     let (at, c) = text.char_indices().find(|&(at, c)| match c {
         '\t' | '\n' => false,
@@ -220,7 +220,7 @@ fn forbidden(text: &str) -> Option<(usize, String, String)> {
     })
 }
 
-/// Whether a value is not in plain quotation marks, of which the parser says this, with the offset of the line's sign that is not a plain one.
+/// What is unusual in the line at this offset: typographic quotation marks, or a space that is not plain.
 fn unusual(text: &str, at: usize) -> Option<&'static str> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
     let line = text.get(start..)?.lines().next()?;

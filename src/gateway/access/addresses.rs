@@ -44,7 +44,7 @@ pub(super) fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
 /// The addresses beyond link-local at which clouds give their machines keys and passwords: Alibaba, Azure and Oracle.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
-/// The same of AWS (its metadata, and the credentials of pods), Google, Oracle, Scaleway and Linode.
+/// The IPv6 ones: AWS (metadata, and the credentials of pods), Google, Oracle, Scaleway and Linode.
 const METADATA_V6: [Ipv6Addr; 6] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),

@@ -11,21 +11,21 @@ pub(super) enum Why<'a> {
     Denied(&'a Rule),
     /// No `--server` and no `--allow` matches, although there are some.
     NotAllowed,
-    /// The same for a name that an upstream proxy resolves.
+    /// No rule allows the name, which an upstream proxy resolves.
     NotNamed,
     /// A name of the machine itself, which an upstream proxy would resolve.
     LocalName,
     /// Loopback, link-local or another special address that no rule names.
     Special,
-    /// The gateway's own address, which no rule is about.
+    /// The gateway's own address, which no rule names.
     Own,
-    /// Where a gateway of the group accepts links, which no rule is about.
+    /// An address where a gateway accepts links, which no rule names.
     Link,
 }
 
 impl Why<'_> {
-    /// The sentence about `subject`. `allowing` is the rule that would allow it; `is_open` is set while no rule allows
-    /// anything: the first such rule closes everything else.
+    /// The sentence about `subject`. `allowing` is the rule that would allow it; `is_open` is set while there are no allowing
+    /// rules: the first one closes everything else.
     pub(super) fn sentence(self, subject: &str, allowing: &str, is_open: bool) -> String {
         let all = if is_open { " --allow '*'" } else { "" };
         let fix = format!("add --allow {allowing}{all} there to allow it");

@@ -230,7 +230,7 @@ mod tests {
         for text in ["", "a b", "a:0", "a:2-1", "a:x", "a:", "*a", "10.0.0.0/33", "[::1", "a:1:2"] {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }
-        // What looks like an address and is none, and what is one only to some software.
+        // Texts that look like addresses but are none, or are addresses only to some software.
         for text in [
             "10.0.0.256",
             "10.0.0.256:80",

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// Maximum number of names that are looked up at a time: each takes a thread for as long as the slowest source wants.
+/// Maximum number of names that are looked up at a time: each occupies a thread for as long as the slowest source takes.
 const MOST_AT_A_TIME: usize = 16;
 
 /// The C library, with a bound on its threads.
 #[derive(Clone, Debug)]
 pub(super) struct CLibrary(Arc<Semaphore>);
 
-/// It knows no address of the name, or is too busy.
+/// The C library knows no address of the name, or is too busy.
 #[derive(Debug)]
 pub(super) struct Unknown;
 
@@ -58,7 +58,7 @@ mod tests {
     #[tokio::test]
     async fn the_c_library_is_asked_in_a_bounded_number_of_threads() {
         let library = CLibrary::default();
-        // The library knows every address as a name, on every machine.
+        // On every machine the library resolves an address given as a name.
         assert_eq!(library.find("127.0.0.1").await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
         let places = library.0.clone().acquire_many_owned(MOST_AT_A_TIME.try_into().unwrap()).await.unwrap();
         assert!(library.find("127.0.0.1").await.is_err(), "too busy");

@@ -39,7 +39,7 @@ impl From<Vec<IpAddr>> for Found {
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoAddress {
-    /// It does not exist, or has none.
+    /// The name does not exist, or has no address.
     NotFound,
     /// The name servers answered with this code.
     Failed(ResponseCode),
@@ -47,7 +47,7 @@ pub(super) enum NoAddress {
     Unanswered(Unanswered),
 }
 
-/// The addresses of one family, or that the name does not exist in any (RFC 8020).
+/// The addresses of one family, or that the name does not exist at all (RFC 8020).
 enum Answer {
     Addresses(Vec<IpAddr>),
     NoSuchName,
@@ -117,8 +117,8 @@ impl Lookup<'_> {
     }
 }
 
-/// What is known once the question for IPv4 addresses is answered. Neither they, nor that the name does not exist, wait
-/// long for the other answer: some name servers never give it.
+/// What is known once the IPv4 query is answered. Neither its addresses nor a nonexistent name wait long for the other answer:
+/// some name servers never send it.
 async fn after_four(four: Result<Answer, NoAddress>, mut six: Answering) -> Result<Found, NoAddress> {
     let is_enough = match &four {
         Ok(Answer::Addresses(known)) => !known.is_empty(),
@@ -144,8 +144,8 @@ fn later(asked: Answering) -> BoxFuture<'static, Vec<IpAddr>> {
         .boxed()
 }
 
-/// The addresses of both answers. Without any, the reason: that one answer says the name has none counts less than that
-/// the other one failed.
+/// The addresses of both answers; if none, the reason: one query's failure counts more than the other's answer that there are no
+/// addresses.
 fn first(
     four: Result<Answer, NoAddress>,
     six: Option<Result<Answer, NoAddress>>,
@@ -169,8 +169,8 @@ fn judge(query: &Query, answer: &Message) -> Result<Answer, NoAddress> {
     }
 }
 
-/// The addresses that answer a question: those of the name, or of the name that it is an alias of in the end. What a name server
-/// says of other names does not count, and neither do addresses of the other family.
+/// The addresses that answer a question: those of the name, or of the last of its aliases. Neither other names in the answer nor
+/// addresses of the other family count.
 fn addresses(question: &op::Query, records: &[Record]) -> Vec<IpAddr> {
     let mut name = question.name();
     for _ in 0..MOST_ALIASES {

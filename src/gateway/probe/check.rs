@@ -18,7 +18,8 @@ const LATE: &str = "no answer in time";
 /// Maximum number of bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Runs one probe. Without `expected`, a URL must answer with a status from 200 to 299. `for_data` an address has to acknowledge at least an
+/// Runs one probe. Without `expected`, a URL must answer with a status of 2xx. `for_data` an address must acknowledge an empty
+/// line.
 /// empty line.
 ///
 /// # Errors

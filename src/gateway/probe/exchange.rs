@@ -23,7 +23,7 @@ const GREETING: Duration = Duration::from_millis(500);
 /// How long it has to answer an empty line.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// What is asked of a server. Nothing of it changes anything there.
+/// What is asked of a server. None of it changes anything there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Ask {
     /// A connection, and no more.
@@ -31,16 +31,16 @@ pub(in crate::gateway) enum Ask {
     /// Data in its own protocol: `OPTIONS *`, which is for that (RFC 9110 §9.3.7); a handshake of TLS, whose answer needs large packets;
     /// in an unknown protocol its first word, or any reaction to an empty line.
     Data(Speech),
-    /// The same in an unknown protocol, or at least that its machine acknowledges the empty line.
+    /// As `Data` in an unknown protocol, but an acknowledgement of the empty line is enough.
     Acknowledgement,
 }
 
-/// What came of it.
+/// The result of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Reply {
     /// It has answered: also by refusing, or by ending the connection. With the address that a connection was made to, if one was.
     Answered(Option<SocketAddr>),
-    /// It has not, and why, as a sentence.
+    /// It has not answered; why, as a sentence.
     Nothing(String),
     /// This gateway refuses it by its own rules, which says nothing about the way out.
     NotAsked,
@@ -70,7 +70,7 @@ pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &T
     timeout_at(deadline, heard).await.unwrap_or_else(|_late| Reply::Nothing(NOTHING.into()))
 }
 
-/// Connects to a server by the deadline. What has failed is told apart: its name, or the connection.
+/// Connects to a server by the deadline. The error tells whether its name or the connection failed.
 async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<Dialled, Reply> {
     let seconds = DEADLINE.as_secs();
     if let Host::Name(name) = &target.host
@@ -128,7 +128,7 @@ pub(super) async fn empty_line(mut stream: TcpStream, or_acknowledgement: bool) 
     }
 }
 
-/// Whether something came of the server: data, an end or a reset. What routers say is nothing.
+/// Whether the server itself reacted: data, an end or a reset. What routers say does not count.
 fn is_sign_of_life(read: &io::Result<usize>) -> Result<(), String> {
     use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
     match read {

@@ -1,4 +1,4 @@
-//! The own server of a request that shares the fetch of the same content by another URL: whether that would send it much faster.
+//! Whether a request that shares the fetch of the same content by another URL would get it much faster from its own server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +17,17 @@ use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// In how much time a fetch by another URL has to bring how many bytes, or this one is fetched: 64 KiB/s.
+/// In this time a fetch by another URL must bring this many bytes, or the own URL is fetched: 64 KiB/s.
 const WINDOW: Duration = Duration::from_secs(3);
 const LEAST: u64 = 192 * 1024;
 /// The client stays with a fetch whose rest comes within this time.
 const SOON: u64 = 10;
-/// How much of the file the own server is asked for to compare it, in bytes, and how long it may take.
+/// How many bytes of the file the own server is asked for as a trial, and how long that may take.
 const TRIED: u64 = 1024 * 1024;
 const TRIAL: Duration = Duration::from_secs(3);
 /// A fetch is left when the own server is this many times as fast. Where both share a line, it is at most as fast.
 const FASTER: f64 = 2.0;
-/// What a request is not asked with here: what follows is only a part, and of content.
+/// Fields that the trial leaves out: it asks for one part of the content.
 const CONDITIONS: [&str; 5] = ["range", "if-range", "if-match", "if-none-match", "if-modified-since"];
 
 /// The own server of a request.
@@ -44,7 +44,7 @@ pub(super) struct Alternative {
 }
 
 impl Alternative {
-    /// That of a `request` for `uri`.
+    /// The own server of a `request` for `uri`.
     pub(super) fn of(stream: &Stream<'_>, request: &RequestHead, uri: &str) -> Self {
         Self {
             gateway: stream.gateway.clone(),
@@ -73,12 +73,12 @@ impl Alternative {
             sleep(WINDOW).await;
             let count = body.end().saturating_sub(before);
             let rate = rate(count, since);
-            // Another request for the same URL has found that out.
+            // Another request for the same URL has found this server better.
             if self.cache.is_apart(&self.uri) {
                 return;
             }
             let left = body.total.map_or(u64::MAX, |total| total.saturating_sub(body.end()));
-            // One that brings too little is left without that.
+            // A fetch that brings too little is left without a trial.
             let is_long = count >= LEAST && as_float(left) > rate * as_float(SOON);
             if is_long && self.cache.tries(&self.uri) && self.is_faster(body, rate).await {
                 return;
@@ -86,7 +86,7 @@ impl Alternative {
         }
     }
 
-    /// Whether the server sends a part of the file much faster than the fetch brings it meanwhile, and did before.
+    /// Whether the server sends a part of the file much faster than the fetch, during the trial and before.
     async fn is_faster(&self, body: &Growing, before: f64) -> bool {
         let (start, since, mut count) = (body.end(), Instant::now(), 0);
         // What it has sent by then counts.
@@ -104,12 +104,12 @@ impl Alternative {
         is_faster
     }
 
-    /// Has the server send a part of the file, and counts its bytes; none if it does not send it.
+    /// Has the server send a part of the file, and counts the bytes as they come.
     async fn sends(&self, start: u64, count: &mut u64) -> Option<()> {
         let mut request = policy::for_server(&self.request);
         CONDITIONS.into_iter().for_each(|name| request.fields.remove(name));
         let range = format!("bytes={start}-{}", start + TRIED - 1);
-        // It is made of digits.
+        // Digits always fit.
         let _ = request.fields.push("Range", range.as_bytes());
         let mut server =
             Server::connect(&self.gateway, (&self.target, self.by), self.is_secure, &self.account)

@@ -1,4 +1,4 @@
-//! The end of a stream of requests at which they are made: a client's, or that of this node's own apps.
+//! The asking end of a stream of requests: a client, or this node's own apps.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -66,12 +66,12 @@ pub(super) struct Asker<'a> {
     held: Tally,
     /// What was received and not consumed.
     buffer: BytesMut,
-    /// The memory of that.
+    /// The memory of `buffer`.
     received: Tally,
     progress: &'a Progress<'a>,
 }
 
-/// What a stream costs in any case covers a buffer of this size, in bytes: most requests and heads of responses have less.
+/// The size of a buffer, in bytes, that the fixed cost of a stream covers: most requests and response heads need less.
 const COVERED: usize = 4 * 1024;
 
 /// How much of the memory of a buffer is counted by itself, in bytes.
@@ -159,7 +159,7 @@ impl<'a> Asker<'a> {
         let mut searched = 0;
         loop {
             if let Some(end) = head_end(&self.buffer, searched) {
-                // It outlives what was received with it.
+                // The head outlives what was received with it.
                 return Ok(Some(detached(self.buffer.split_to(end).freeze(), MAX_LINK_HEAD)));
             }
             searched = self.buffer.len();
@@ -210,7 +210,7 @@ impl<'a> Asker<'a> {
         to_client.send(bytes).await
     }
 
-    /// Waits until the client has given up, or the stream has to end for want of memory.
+    /// Waits until the client has given up, or the stream has to end because memory is short.
     pub(super) async fn gone(&mut self) {
         match &mut self.stage {
             Stage::Asked(incoming) => incoming.abandoned().await,
@@ -314,7 +314,7 @@ impl ToClient<'_> {
         Tally::of(self.account)
     }
 
-    /// Sends bytes, unless the stream has to end for want of memory meanwhile.
+    /// Sends bytes, unless the stream has to end meanwhile because memory is short.
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Gone> {
         let count = bytes.len();
         self.held.set(beyond(memory_of(count)));

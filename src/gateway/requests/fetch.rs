@@ -37,7 +37,7 @@ use crate::wire::resume::Point;
 use crate::wire::sharing;
 use crate::wire::target::Target;
 
-/// How often the head of the request is in memory: as received, as sent, in the keys of the fetch and in what is stored.
+/// How many copies of the request's head are in memory: as received, as sent, in the keys of the fetch and in what is stored.
 const COPIES: usize = 6;
 /// How long a fetch goes on after its last reader has gone.
 const UNWANTED: Duration = Duration::from_secs(60);
@@ -48,11 +48,11 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) enum ToLeader {
     /// There is a connection to the server.
     Connected,
-    /// An interim response, for this one alone.
+    /// An interim response, for that stream alone.
     Interim(Bytes),
     /// The response is shared; the reader keeps the fetch going until the stream has its own.
     Shared(Reader),
-    /// The response is for this one alone.
+    /// The response is for that stream alone.
     Begun(Box<Begun>),
 }
 
@@ -82,15 +82,15 @@ pub(super) struct Fetch {
     held: Tally,
 }
 
-/// A fetch that was begun. The stream that began it drives it as far as that alone waits for it. When this is dropped, a task of
-/// the node goes on with it.
+/// A fetch that was begun. The stream that began it drives it while no other waits for it. When this is dropped, a task of the
+/// node goes on with it.
 pub(super) struct Started {
     tasks: TaskTracker,
     fetch: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Started {
-    /// Waits until it has ended.
+    /// Drives the fetch until it has ended.
     pub(super) async fn ended(&mut self) {
         match &mut self.fetch {
             Some(fetch) => fetch.await,
@@ -141,7 +141,7 @@ impl Fetch {
         lead: Lead,
         leader: mpsc::Sender<ToLeader>,
     ) -> Self {
-        // Of its own, since the stream may end before it.
+        // An account of its own, since the stream may end before the fetch.
         let account = stream.asker.account.holder().account(memory::Kind::Tunnel);
         let mut held = Tally::of(&account);
         let known = stored.as_ref().map_or(0, |(_, stored)| stored.memory());
@@ -165,13 +165,13 @@ impl Fetch {
         }
     }
 
-    /// The same, for nobody.
+    /// Makes it a fetch that nobody waits for.
     pub(super) fn in_background(mut self) -> Self {
         self.is_background = true;
         self
     }
 
-    /// Begins it. A connection that can be used again goes `back`.
+    /// Begins the fetch. A reusable connection goes `back`.
     pub(super) fn start(self, server: Option<Server>, back: oneshot::Sender<Server>) -> Started {
         let tasks = self.gateway.tasks.clone();
         let fetch = Box::pin(async move {
@@ -213,7 +213,7 @@ impl Fetch {
                     let id = *id;
                     return self.validated(id, fresh, *response, server).await;
                 }
-                // It is about another response, or for one alone, as with a cookie: ask for this one.
+                // The 304 is about another response, or for one client alone, as with a cookie: ask for this response.
                 self.discard().await;
                 idle = response.keep_alive.then_some(server).map(Server::used);
                 continue;
@@ -289,7 +289,7 @@ impl Fetch {
         });
         match (Rest::of(response.body), drafted) {
             (Some(rest), Ok(draft)) => {
-                // From here on what is stored of them is enough.
+                // From here on their stored form is enough.
                 drop((raw, response));
                 self.held.set(asked + planned.stored.memory());
                 self.share(planned, rest, draft, server).await
@@ -298,7 +298,7 @@ impl Fetch {
                 self.lead.cache().is_for_one(&self.uri);
                 None
             }
-            // It says nothing of the response.
+            // The error says nothing about the response.
             (_, Err(error)) if says_nothing(&error) => {
                 self.hand_over(Head::Read(raw, response), server).await
             }
@@ -367,7 +367,7 @@ impl Fetch {
         as_sent(request, self.credential.as_deref())
     }
 
-    /// What is stored is valid.
+    /// Ends the fetch: the stored response is valid.
     async fn validated(
         self,
         id: u64,
@@ -386,7 +386,7 @@ impl Fetch {
         (response.keep_alive && server.buffer.is_empty()).then(|| server.used())
     }
 
-    /// The response is for the one alone who asked first.
+    /// Ends the fetch: the response is only for whoever asked first.
     async fn hand_over(self, head: Head, server: Server) -> Option<Server> {
         let begun = Begun { head, server };
         // The stream may have ended.
@@ -396,7 +396,7 @@ impl Fetch {
 
     /// Removes what was stored before a response that is not stored.
     async fn forget(&mut self, status: u16) {
-        // What needs a login may be for all who have an anonymous one.
+        // With an anonymous login the response may be for all.
         if status >= 500 || status == 401 {
             return;
         }

@@ -19,10 +19,10 @@ use crate::limits::buffer_pool::memory_of;
 use crate::memory::Tally;
 use crate::wire::http::{ChunkedEncoder, RequestHead};
 
-/// How much further than what has come a request may begin and still wait for it, in bytes.
+/// How far beyond what has come a request may begin and still wait for it, in bytes.
 pub(super) const MOST_AHEAD: u64 = 4 * 1024 * 1024;
-/// How long what a request wants first may take to come, as far as the fetch's speed tells; and how long it waits for it if that turns
-/// out to be wrong. A part is asked for by itself otherwise.
+/// How long the first bytes that a request wants may take at the fetch's speed, and how long the request waits if that estimate
+/// is wrong. Otherwise the part is asked for by itself.
 const MOMENT: Duration = Duration::from_secs(1);
 
 impl Stream<'_> {
@@ -142,7 +142,7 @@ impl Stream<'_> {
         Ok(Next::Request)
     }
 
-    /// Whether the disk takes so many more bytes. What it does not take can be read once and in order only.
+    /// Whether the disk takes this many more bytes. What it does not take can only be read once and in order.
     async fn has_room(&self, count: u64) -> bool {
         self.cache.store.blocking(move |store| store.has_room(count)).await.unwrap_or(false)
     }

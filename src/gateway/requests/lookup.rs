@@ -17,7 +17,7 @@ use crate::cache::stored::Stored;
 use crate::gateway::cache::Outcome;
 use crate::wire::http::RequestHead;
 
-/// How far a range that has an end may begin after what has come and still wait for it, in bytes: it could be fetched by itself.
+/// How far beyond what has come a range with an end may begin and still wait for it, in bytes: it could be fetched by itself.
 const SOON: u64 = 1024 * 1024;
 
 /// What is stored for a request.
@@ -31,8 +31,8 @@ pub(super) struct Lookup {
 }
 
 impl Stream<'_> {
-    /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on. Of several
-    /// it is the one that answers the request best.
+    /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on. Of several,
+    /// the one that answers the request best.
     pub(super) async fn stored(&self, request: &RequestHead, uri: &str, changes: u64) -> Lookup {
         if !self.cache.store.may_have(uri) {
             return Lookup { changes, ..Lookup::default() };
@@ -49,14 +49,14 @@ impl Stream<'_> {
                 if !is_allowed || !policy::selects(&request, &stored.selecting, &stored.fields) {
                     return;
                 }
-                // A whole one would have been proved.
+                // A whole response would have been proved.
                 let is_plain = named::is_plain(&stored.fields);
                 if is_named && is_plain && stored.status == 200 && stored.is_complete() {
                     return;
                 }
                 let has_all = has_all(&request, &stored);
                 let is_fresh = policy::usage(&request, &stored, SystemTime::now()) != Use::Validate;
-                // Of whole ones the most recent (RFC 9111 §4), of parts the longest.
+                // Of whole responses the most recent (RFC 9111 §4), of parts the longest.
                 let since = if has_all { stored.received } else { SystemTime::UNIX_EPOCH };
                 let rank = (has_all && is_fresh, has_all, since, stored.length());
                 if best.is_none_or(|best| rank > best) {
@@ -91,15 +91,15 @@ impl Stream<'_> {
                 key.push_str(&format!("asked by: {}\n", self.cache.identity(request)));
             }
             if let Some(credential) = &self.credential {
-                // What a token gets is for those alone who have it, until it is known to be for all.
+                // A response to a token is only for those who have the token, until it is known to be for all.
                 key.push_str(&format!("{}\n", String::from_utf8_lossy(credential)));
             }
             key
         })
     }
 
-    /// Adds the fields on which a response depends that is fetched for others now, if it does not answer `request`: those who get the
-    /// same as this one share that.
+    /// Adds the fields on which a response depends that others are fetching now, if it does not answer `request`: only requests
+    /// that get the same share a fetch.
     pub(super) fn add_running(&self, request: &RequestHead, uri: &str, varying: &mut Vec<String>) {
         let running = self.cache.running(&self.key(&without_range(request), uri, varying));
         let outcome = running.and_then(|running| running.borrow().clone());
@@ -133,7 +133,7 @@ impl Stream<'_> {
         (fits && comes).then_some(body)
     }
 
-    /// Whether all that is missing of what `request` wants a part of is being fetched for other clients.
+    /// Whether all that is missing of the body that `request` wants a part of is being fetched for other clients.
     pub(super) fn is_fetched_for_others(&self, request: &RequestHead, uri: &str, varying: &[String]) -> bool {
         let running = self.cache.running(&self.key(&without_range(request), uri, varying));
         let outcome = running.and_then(|running| running.borrow().clone());
@@ -141,7 +141,7 @@ impl Stream<'_> {
         matches!(outcome, Some(Outcome::Growing(body, _)) if body.is_to_the_end() && body.other_holder(own).is_some())
     }
 
-    /// Whether `request` wants the rest of a body from an offset on to which the fetch for `key` does not come soon.
+    /// Whether `request` wants the rest of a body from an offset that the fetch for `key` does not reach soon.
     pub(super) fn is_far_ahead(&self, request: &RequestHead, key: &str) -> bool {
         let Wanted::From(start) = partial::wanted(request) else { return false };
         let running = self.cache.running(key);
@@ -149,8 +149,8 @@ impl Stream<'_> {
         matches!(outcome, Some(Outcome::Growing(body, _)) if !is_near(&body, start, MOST_AHEAD))
     }
 
-    /// Whether the response to a request with this `identity` answers `request`, too. If it does not, those that come after it
-    /// do not even wait for what others get.
+    /// Whether the response to a request with this `identity` answers `request`, too. If the identity prevents it, later requests
+    /// do not even wait.
     pub(super) fn may_share(&self, request: &RequestHead, stored: &Stored, identity: u64) -> bool {
         let is_same = self.cache.identity(request) == identity;
         let may_share = policy::may_share(request, stored, is_same, SystemTime::now());
@@ -160,7 +160,7 @@ impl Stream<'_> {
         may_share
     }
 
-    /// Whether `request` for `uri` is answered by this response, or by one that has the digest that it must have.
+    /// Whether this response answers `request` for `uri`, by its own URI or by the digest that it must have.
     pub(super) fn is_answered_by(&self, request: &RequestHead, stored: &Stored, uri: &str) -> bool {
         match stored.uri == uri {
             true => policy::selects(request, &stored.selecting, &stored.fields),
@@ -185,8 +185,8 @@ pub(super) fn without_range(request: &RequestHead) -> RequestHead {
     whole
 }
 
-/// What requests have in common that can share one response: the URI, the fields that responses of it depend on, and a range
-/// that has an end.
+/// What requests that can share one response have in common: the URI, the fields that its responses depend on, and a range with
+/// an end.
 fn key_of(request: &RequestHead, uri: &str, varying: &[String]) -> String {
     let mut key = format!("{uri}\n");
     if partial::wanted(request) == Wanted::Other {

@@ -1,6 +1,6 @@
-//! Requests for a file whose digest the client's node knows from an index. Content that was proved to have it answers them,
-//! whatever its URI and its age; what is fetched for them is stored only if it has it. A digest says nothing of the fields that came
-//! with the content: those of another URI are left out.
+//! Requests for a file whose digest the client's node knows from an index. Content proved to have that digest answers them,
+//! whatever its URI and age; what is fetched for them is stored only if it has the digest. A digest does not vouch for the fields
+//! that came with the content: those of another URI are left out.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::cache::store::{Copied, Store};
 use crate::cache::stored::Stored;
 use crate::wire::http::{Fields, RequestHead};
 
-/// Conditions that compare what identifies content of one server alone.
+/// Conditions on validators, which identify content of one server only.
 const CONDITIONS: [&str; 3] = ["if-none-match", "if-modified-since", "if-range"];
 
 impl Stream<'_> {
@@ -38,7 +38,7 @@ impl Stream<'_> {
         self.serve(&request, id, &stored, HIT).await
     }
 
-    /// What is stored and proved to have this digest. What is stored for `uri` and was not proved yet is, now.
+    /// The stored response that is proved to have this digest. What is stored for `uri` and not yet proved is proved now.
     pub(super) async fn named(&self, uri: &str, digest: Digest) -> Option<(u64, Stored)> {
         let (gateway, target, uri) = (self.gateway.clone(), self.target.clone(), uri.to_owned());
         let wanted = digest.clone();
@@ -104,8 +104,8 @@ pub(super) fn is_plain(fields: &Fields) -> bool {
     fields.all("content-encoding").all(|coding| coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether whoever asks for `uri` knows what kind of file it is. A manifest of an image is read as what its Content-Type says, for
-/// which a digest does not vouch, so it comes from its own URI alone.
+/// Whether `uri` implies the type of the file. An image manifest is read as its Content-Type says, for which a digest does not
+/// vouch, so it comes from its own URI only.
 fn is_type_implied(uri: &str) -> bool {
     !uri.contains("/manifests/")
 }
@@ -133,8 +133,8 @@ pub(super) fn as_asked<'a>(
     (Cow::Owned(request), Cow::Owned(stored))
 }
 
-/// Waits until it is better to fetch a body from the own server of a request than to wait for what is fetched by another URI; forever
-/// if it is the same one.
+/// Waits until fetching a body from the request's own server is better than waiting for the fetch by another URI; forever if the
+/// fetch is by the request's own URI.
 pub(super) async fn is_left(body: &Growing, own: Option<&Alternative>) {
     match own {
         Some(own) => own.is_better_than(body).await,

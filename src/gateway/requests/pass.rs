@@ -26,7 +26,7 @@ enum Exchanged {
     Nothing(NoAnswer),
     /// The response is complete; the server takes another request.
     Complete { reusable: bool },
-    /// Nobody can tell where the response ends but by the end of the connection, which has come.
+    /// Only the end of the connection ends the response, and it has come.
     ToTheEnd,
 }
 
@@ -64,7 +64,7 @@ impl Stream<'_> {
             }
             let exchanged = self.exchange(&mut server, request, None).await?;
             let goes_on = match exchanged {
-                // A stream over which there was a response before is repeated by the client, over another gateway if there is one.
+                // On a used connection the request is repeated by the client, over another gateway if there is one.
                 Exchanged::Nothing(NoAnswer::Unacknowledged) => {
                     server.note_silence();
                     !server.is_used && begun.elapsed() < GIVE_UP && !self.gateway.egress.is_lost()
@@ -143,7 +143,7 @@ impl Stream<'_> {
             tokio::select! {
                 biased;
                 result = download => result,
-                // Neither direction has to move for that.
+                // Neither direction has to move for an eviction.
                 () = account.evicted() => Err(Gone),
                 gone = upload => match gone {
                     Ok(never) => match never {},
@@ -188,7 +188,7 @@ struct Seen<'a> {
     request: &'a RequestHead,
     /// The connection has or gets a login.
     pinned: bool,
-    /// What the exchange has changed.
+    /// The URIs whose content the exchange has changed.
     changed: Vec<String>,
 }
 
@@ -200,7 +200,7 @@ impl Seen<'_> {
 }
 
 impl Seen<'_> {
-    /// The URI of which the response to a HEAD says how it is now.
+    /// The URI whose current state the response to a HEAD tells.
     fn asked_about(&self, response: &ResponseHead) -> Option<String> {
         let tells = self.request.method == Method::HEAD
             && response.status == 200
@@ -252,7 +252,7 @@ impl Response<'_> {
         };
         seen.note(&response);
         if !seen.changed.is_empty() {
-            // Before the app hears of it, so that it does not get what was before.
+            // Before the app hears of the change, so that it does not get the old content.
             cache.invalidate(std::mem::take(&mut seen.changed)).await;
         }
         if let Some(uri) = seen.asked_about(&response) {

@@ -24,7 +24,7 @@ use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway, MOST_DATA, MOST_WANTED, Offer};
 
-/// How many bytes of messages are written before they are sent, and how many hashes are among them at most: nobody accounts for them.
+/// Maximum bytes of messages that are written before they are sent, and maximum hashes among them: no account counts them.
 const MOST_SAID: usize = 16 * 1024;
 const MOST_LISTED: usize = 256;
 
@@ -55,7 +55,7 @@ struct Sending {
     turn: Option<Turn>,
 }
 
-/// What one stream of pieces has come to.
+/// The state of one stream of pieces.
 struct Session {
     source: Source,
     place: Place,
@@ -71,13 +71,13 @@ struct Session {
     /// The bytes of pieces that were sent.
     sent: u64,
     is_complete: bool,
-    /// The client takes the rest of the body without messages, and from where, until that is being sent.
+    /// The client takes the rest of the body without messages; and from where, until the rest is being sent.
     is_plain: bool,
     plain_from: Option<u64>,
 }
 
 impl Stream<'_> {
-    /// The response with this head for a client that takes bodies in pieces, if this is one that is shared so.
+    /// The response with this head in pieces, if it can be sent so and the client takes them.
     pub(super) fn shared(
         &self,
         request: &RequestHead,
@@ -94,7 +94,7 @@ impl Stream<'_> {
         is_whole.then_some(Shared { head, offer, total: stored.total, count })
     }
 
-    /// Sends a response in pieces until the client has enough. Returns the bytes that nobody has to send it any more.
+    /// Sends a response in pieces until the client has enough. Returns how many bytes the client need not be sent any more.
     pub(super) async fn send_pieces(&mut self, shared: Shared, source: Source, id: u64) -> Result<u64, End> {
         let Shared { head, offer, total, count } = shared;
         let (from, member) = (self.offer.and_then(|(_, from)| from), self.asker.member);
@@ -217,7 +217,7 @@ impl Session {
         is_allowed: &impl Fn(NodeId) -> bool,
     ) -> Result<(), End> {
         match *message {
-            // The client did not know yet.
+            // Sent before the client knew.
             _ if self.is_plain => {}
             FromClient::Plain { from } if from > total => {
                 return Err(End::Broken("the rest from beyond the end of the body"));
@@ -266,8 +266,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether what this client gets is there for others, too: they get it now, as parts over several gateways or in the same way, or
-    /// it is stored.
+    /// Whether others get what this client gets: now, as parts over several gateways or in the same way, or later, because it is
+    /// stored.
     fn is_for_others(&self, cache: &Cache, account: &Account) -> bool {
         match &self.source {
             Source::Growing { body, .. } => {
@@ -327,7 +327,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes note of hashes that the client gets now; none when there are no more.
+    /// Tells the client these hashes; none means that there are no more.
     fn list(&mut self, listed: &[Listed]) {
         for &Listed { index, hash } in listed {
             FromGateway::Listed { index, hash }.write(&mut self.out);
@@ -338,7 +338,7 @@ impl Session {
         }
     }
 
-    /// The messages with bytes that were read of the piece that is being sent.
+    /// The messages that carry these bytes of the piece that is being sent.
     fn data(&mut self, mut bytes: Bytes) -> Vec<(Bytes, Bytes)> {
         let Some(sending) = &mut self.sending else { return Vec::new() };
         let mut messages = Vec::new();

@@ -1,4 +1,4 @@
-//! Requests for several ranges of a body at once. What is stored answers them; nothing is fetched for others because of them.
+//! Requests for several ranges of a body at once. Only stored responses answer them: no fetch for others begins with them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,7 +31,7 @@ impl Stream<'_> {
         }
         let origin = Origin { target: &self.target, is_secure: self.is_secure };
         let Some(uri) = self.uris.of(origin, &whole) else { return Ok(None) };
-        // Those of the request before.
+        // These belong to the request before.
         (self.credential, self.digest) = (None, None);
         let found = self.stored(&whole, &uri, self.cache.store.changes()).await.stored;
         let Some((id, stored)) = found.filter(|(_, stored)| {
@@ -44,7 +44,7 @@ impl Stream<'_> {
                 let parts = Multipart::new(parts, &stored, random());
                 self.send_parts(&parts, id, &stored).await
             }
-            // One of them that the body has, none, all of it, or that the app has it.
+            // No parts: one range or none is in the body, all of it is wanted, or the app has it.
             None => self.serve(request, id, &stored, HIT).await,
         }
     }

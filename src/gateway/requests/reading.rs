@@ -68,7 +68,7 @@ mod tests {
         (store, body)
     }
 
-    /// Downloads were cut: what was read before memory was tight stayed that large.
+    /// Downloads were cut off, because buffers read before memory was tight stayed large.
     #[tokio::test]
     async fn reads_are_small_long_before_memory_is_tight() {
         let directory = tempfile::tempdir().unwrap();
@@ -84,14 +84,14 @@ mod tests {
         }
     }
 
-    /// What many streams had waiting for the disk was read uncounted.
+    /// The reads of streams that waited for the disk were not counted.
     #[tokio::test]
     async fn a_read_that_waits_for_the_disk_counts() {
         let directory = tempfile::tempdir().unwrap();
         let (store, body) = lab(&directory, AT_A_TIME);
         let (open, gate) = channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
-        // All threads that there can be, and more.
+        // More than there can be threads.
         for _ in 0..16 {
             let gate = gate.clone();
             store.later(move |_| _ = gate.lock().unwrap().recv());

@@ -42,8 +42,8 @@ pub(super) struct Server {
     pub(super) address: SocketAddr,
     /// It has carried a response before.
     pub(super) is_used: bool,
-    /// It has carried a request of a member that a server may end elsewhere than this gateway does: one with a body, which some
-    /// servers leave unread, or of another method than GET. What comes next may answer a part of that body.
+    /// It has carried a member's request that the server may see end elsewhere than this gateway does: one with a body, which
+    /// some servers leave unread, or with another method than GET. The next response may answer a part of that body.
     pub(super) is_private: bool,
     /// What has been received and not been consumed.
     pub(super) buffer: BytesMut,
@@ -65,7 +65,7 @@ impl Head {
     /// Whether the server's machine has not even acknowledged the request.
     pub(super) fn is_unacknowledged(&self) -> bool {
         let Self::Nothing(Some(error)) = self else { return false };
-        // What a router has said meanwhile comes in place of the timeout.
+        // A router's error takes the place of the timeout.
         use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
         matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
     }
@@ -126,7 +126,7 @@ impl Server {
         })
     }
 
-    /// The same after a complete exchange.
+    /// The connection after a complete exchange.
     pub(super) fn used(mut self) -> Self {
         self.is_used = true;
         self
@@ -143,7 +143,7 @@ impl Server {
         self.count();
     }
 
-    /// Cuts off and keeps what follows the first `left` bytes. Returns how many are left of them.
+    /// Cuts off and keeps what follows the first `left` bytes. Returns how many of those `bytes` has.
     pub(super) fn cut(&mut self, bytes: &mut Bytes, left: u64) -> u64 {
         let ours = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         if ours < bytes.len() {
@@ -290,7 +290,7 @@ fn unclear(head: &BytesMut, rest: &mut BytesMut) -> Bytes {
     all.freeze()
 }
 
-/// Follows a request without an answer. Ready when that is given up.
+/// Follows a request without an answer. Ready when the request is given up.
 async fn given_up(
     egress: &Egress,
     asked: (&Target, NodeId),
@@ -325,7 +325,7 @@ impl Rest {
         }
     }
 
-    /// Of a body that ends like this; `None` where only the end of the connection tells, so that a body that was cut looks
+    /// The rest of a body of this length; `None` if only the end of the connection ends it, so that a body that was cut looks
     /// complete.
     pub(super) fn of(body: BodyLength) -> Option<Self> {
         match body {

@@ -136,7 +136,7 @@ impl Stream<'_> {
                     };
                 }
             },
-            // Not worth a fetch of the whole, but there may be one.
+            // Not worth a fetch that others share, but one may be running.
             None => match self.cache.running(&key) {
                 Some(outcome) => (outcome, false),
                 None => return Ok(Turn::Alone),
@@ -171,9 +171,9 @@ impl Stream<'_> {
         outcome: watch::Receiver<Option<Outcome>>,
         is_by_other_uri: bool,
     ) -> Result<Option<Outcome>, End> {
-        // Only then have all who share it named the same digest.
+        // If so, all who share the fetch have named the same digest.
         let is_named = self.common_name(request, uri).is_some();
-        // What was asked for before the response came is as good as validated by it.
+        // A request made before the response came is as good as validated by it.
         let is_late = !matches!(*outcome.borrow(), None | Some(Outcome::Connected));
         let outcome = self.outcome(outcome, Some(PATIENCE), is_by_other_uri).await?;
         if is_named {
@@ -274,7 +274,7 @@ impl Stream<'_> {
                 self.cache.keep_apart(uri);
                 Ok(None)
             }
-            // That it is valid at its own URI proves nothing.
+            // Its validity at its own URI proves nothing here.
             Outcome::Valid(_, stored, _) if stored.uri != uri => {
                 self.cache.keep_apart(uri);
                 Ok(None)

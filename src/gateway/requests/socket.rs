@@ -114,7 +114,7 @@ impl Socket {
         }
     }
 
-    /// Waits for data, of which it gives at most `most` bytes; none at the end.
+    /// Waits for data, and returns at most `most` bytes of it; none at the end.
     pub(super) async fn next(&self, most: usize) -> io::Result<Bytes> {
         let (socket, broken) = match self {
             Self::Plain(socket, broken) => (socket, broken),

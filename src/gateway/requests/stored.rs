@@ -27,7 +27,7 @@ const BLOCKS: usize = 2;
 /// Up to this size the first bytes of a body are sent together with its head.
 const TOGETHER: usize = 16 * 1024;
 
-/// The events say how many machines got a file of at least this many bytes, at these numbers.
+/// Events tell how many machines got a file of at least this many bytes, at these numbers of machines.
 const TOLD_FROM: u64 = 1024 * 1024;
 const TOLD_AT: [u32; 10] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
 
@@ -89,7 +89,7 @@ impl Stream<'_> {
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
         let head = Answer::to(request, stored).head(stored, age, &self.cache_status(HIT, stored), false);
         self.count(HIT, id, stored, end - start);
-        // Here it is counted also after the store has dropped it.
+        // So it stays counted after the store has dropped it.
         let body = detached(body, whole);
         self.asker.hold(stored.memory() + head.len() + memory_of(body.len()));
         let sent = self.send_beginning(head, body).await;
@@ -199,14 +199,14 @@ impl Stream<'_> {
                 return Err(End::Broken("the disk of the cache does not answer"));
             }
             let Ok((bytes, counted)) = next else {
-                // The app asks again for what it lacks, and must not find the same.
+                // The app asks again for what it lacks, and must not find the damaged copy.
                 store.blocking(move |store| store.remove(id)).await.ok();
                 let sentence = "a stored response is damaged, and was removed";
                 self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
                 return Err(End::Broken("a stored response is damaged"));
             };
             at += bytes.len() as u64;
-            // What is being sent is counted there.
+            // The sender counts what is being sent.
             drop(counted);
             if account.is_tight() {
                 self.asker.send(bytes).await?;
@@ -228,7 +228,7 @@ impl Stream<'_> {
             let mut together = BytesMut::with_capacity(head.len() + first.len());
             together.extend_from_slice(&head);
             together.extend_from_slice(&first);
-            // It may be a part of much more, and the client may take nothing for a while.
+            // It may keep a much larger buffer, and the client may take nothing for a while.
             drop(first);
             return Ok(self.asker.send(together.freeze()).await?);
         }

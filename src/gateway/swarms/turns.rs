@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::wire::id::NodeId;
 
-/// After this time others do not wait for a turn any more, unless as many as [`MOST`] go on; and a turn ends in which nothing was taken
-/// for so long.
+/// After this time a turn no longer keeps others waiting, unless [`MOST`] of them go on; and a turn in which nothing is taken for
+/// this long ends.
 const TURN: Duration = Duration::from_secs(2);
-/// How many turns go on at most. With more, what the gateway sends to those that pass it on comes later.
+/// Maximum number of turns at a time. With more, clients that pass a piece on would get it later.
 const MOST: usize = 2;
-/// Who takes less than one part in this many of what others take, in this time, is slow, and its turn ends.
+/// A client whose rate, over this time, is below one part in this many of the others' is slow: its turn ends.
 const SLOW_PART: f64 = 4.0;
 const MEASURED: Duration = Duration::from_secs(1);
 
@@ -57,7 +57,7 @@ impl Turns {
         self.going.len() < MOST && self.going.iter().all(|turn| now >= turn.since + TURN)
     }
 
-    /// When [`Turns::is_free`] may say something else, if no turn ends before.
+    /// When the result of [`Turns::is_free`] may change, if no turn ends before.
     pub(super) fn wakes(&self, now: Instant) -> Instant {
         let begun = self.going.iter().map(|turn| turn.since + TURN).filter(|at| *at > now);
         let idle = self.going.iter().map(|turn| turn.last + TURN).filter(|at| *at > now);

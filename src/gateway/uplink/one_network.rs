@@ -22,7 +22,7 @@ pub(super) struct OneNetwork {
 }
 
 impl OneNetwork {
-    /// Looks at the routes, unless that was done a moment ago. They do not count where something else tells.
+    /// Reads the routes, unless that was just done. Without `counts` they are forgotten: something else tells.
     pub(super) fn look(&mut self, counts: bool) {
         if !counts {
             *self = Self::default();
@@ -37,7 +37,7 @@ impl OneNetwork {
         self.interface.is_some()
     }
 
-    /// What status shows of it.
+    /// What is not reached, as status shows it.
     pub(super) fn unreached(&self) -> Option<Unreached> {
         let interface = self.interface.as_ref()?;
         let reason = format!("this machine has no default route, and no network but that of {interface}");

@@ -36,7 +36,7 @@ impl WayOut {
         self.concluded(None, &failed, false, &around(others), now);
     }
 
-    /// The same for data.
+    /// All that were asked for data have failed.
     fn none_gives_data(&mut self, others: Others, now: Instant) {
         let failed = self.asked(true);
         self.concluded(None, &failed, true, &around(others), now);

@@ -47,7 +47,7 @@ pub(super) struct Drops {
 }
 
 impl Drops {
-    /// No drops yet; they are also counted in `telemetry`.
+    /// Starts with no drops; they are also counted in `telemetry`.
     pub(super) fn new(telemetry: &Arc<Telemetry>) -> Self {
         Self { telemetry: telemetry.clone(), counts: Default::default() }
     }

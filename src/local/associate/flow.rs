@@ -34,9 +34,9 @@ use crate::wire::target::Target;
 /// sending must not cost the gateway a new stream for each datagram.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long nothing may come back on a path before an app that sends again gets another gateway's.
+/// How long nothing may come back on a path before an app that sends again gets one over another gateway.
 const UNANSWERED: Duration = Duration::from_secs(3);
-/// How often that happens to one destination that never answers: there, and back.
+/// How often a destination that never answers is moved so: there, and back.
 const MOST_SILENT: u32 = 2;
 
 /// One destination.

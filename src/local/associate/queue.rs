@@ -80,7 +80,7 @@ impl Queue {
         Some(oldest)
     }
 
-    /// Takes the oldest ones together, about [`BATCH`] bytes of them at most.
+    /// Takes the oldest ones together, at most about [`BATCH`] bytes.
     pub(super) fn batch(&self) -> Batch {
         let (mut capsules, mut payload, mut count) = (BytesMut::new(), 0, 0);
         while capsules.len() < BATCH

@@ -319,7 +319,7 @@ enum Event {
     Forgotten(u8),
     /// The ranking is turned by this many places.
     Reranked(usize),
-    /// The oldest dial ends: it succeeds, or fails so.
+    /// The oldest dial ends: it succeeds, or fails with this fault.
     Ended(Result<(), Fault>),
     /// The link in use is lost, or exhausted.
     Lost,

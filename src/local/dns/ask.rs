@@ -17,16 +17,16 @@ use crate::local::routes::{Routes, Search};
 use crate::wire::dns::{Query, Reason, failure, is_prohibited, network_error};
 use crate::wire::id::NodeId;
 
-/// The best of the answers that do not answer the question, and the gateway that gave it: for when no gateway has a better one.
+/// The best answer that does not answer the question, and the gateway that gave it: for when no gateway has a better one.
 type Unable = Mutex<Option<(Message, NodeId)>>;
 
 /// The deadline of a question, where the hold time is not shorter: apps give up after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
 impl NameServer {
-    /// The answer of a gateway, or of this machine's name servers while this node is a gateway. There is always one:
-    /// SERVFAIL when nobody answered. With it the gateway that gave it. That a name does not exist, or that its name servers failed, is
-    /// the answer only once all gateways that can be asked say so: each has name servers of its own.
+    /// The answer of a gateway, with that gateway, or of this machine's name servers while this node is a gateway. There always
+    /// is one: SERVFAIL when nobody answered. That a name does not exist, or that its name servers failed, counts only once all
+    /// gateways that can be asked say so: each has name servers of its own.
     pub(super) async fn ask_gateway(&self, query: &Query) -> (Message, Option<NodeId>) {
         let routes = &self.local.routes;
         let search = Search::begin(routes.hold().min(DEADLINE));
@@ -95,7 +95,7 @@ fn why_another(answer: &Message) -> Option<Failure> {
     }
 }
 
-/// That a name does not exist says more than that nobody knows.
+/// Prefers the answer that a name does not exist to one that nobody knows.
 fn keep_better(unable: &Unable, answer: Message, gateway: NodeId) {
     let mut best = unable.lock().unwrap_or_else(PoisonError::into_inner);
     let is_certain = |answer: &Message| answer.metadata.response_code == ResponseCode::NXDomain;

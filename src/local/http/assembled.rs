@@ -1,5 +1,5 @@
-//! A response whose body comes in pieces: from what this node keeps, from other members, and what they do not give from the
-//! gateway. A piece from a member is verified before the app gets a byte of it.
+//! A response whose body comes in pieces: from what this node keeps, from other members, and the rest from the gateway. A piece
+//! from a member is verified before the app gets a byte of it.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -30,10 +30,10 @@ use crate::wire::http::ResponseHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway};
 
-/// When the gateway is asked again for the rest of a body without messages that others got, too.
+/// After this time the gateway is asked again for the rest of a body without messages, if others got the body before.
 const ASKED_AGAIN: Duration = Duration::from_secs(2);
 
-/// What came of asking for a piece.
+/// The result of asking for a piece.
 struct Came {
     index: u32,
     /// Which member was asked; `None` for this node itself.
@@ -46,7 +46,7 @@ struct Came {
 struct Heard {
     member: NodeId,
     begun: Instant,
-    /// In milliseconds since then; 0 if nothing has come.
+    /// In milliseconds since `begun`; 0 if nothing has come.
     after: AtomicU64,
     /// Nobody waits for it any more.
     is_over: CancellationToken,
@@ -66,18 +66,18 @@ struct Coming<'a> {
     /// The gateway knows that this node does not keep the body.
     is_silent: bool,
     held: Tally,
-    /// Where the gateway is that the body comes from.
+    /// The address of the gateway that sends the body.
     gateway: Option<SocketAddr>,
     /// How many bytes the app lacks.
     left: u64,
-    /// While the rest may come over several gateways.
+    /// Kept while the rest may come over several gateways.
     prospect: Option<Prospect>,
-    /// From where on the gateway was asked for the rest without messages; and when it is asked again if others got the body then.
+    /// The offset from which the gateway was asked for the rest without messages; and when to ask again, as others got the body.
     plain_from: Option<u64>,
     asks: Option<Instant>,
 }
 
-/// Where a member is that the gateway has named: an address of the local link leads to it by the interface that leads to the gateway.
+/// The address of a member that the gateway has named; a link-local one is reached by the interface that leads to the gateway.
 fn beside(gateway: Option<SocketAddr>, ip: IpAddr, port: u16) -> SocketAddr {
     match (ip, gateway) {
         (IpAddr::V6(ip), Some(gateway)) if ip.is_unicast_link_local() => {
@@ -112,8 +112,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes on a body that comes in pieces. If there is a prospect of other gateways that may do more than this one alone, and
-    /// nobody else gets the body, the rest of it comes over all of them.
+    /// Passes on a body that comes in pieces. If there is a prospect that several gateways do more than this one alone, and
+    /// nobody else gets the body, its rest comes over all of them.
     ///
     /// # Errors
     /// [`Trouble`].
@@ -149,7 +149,7 @@ impl Exchange<'_> {
         let (Some(prospect), Some(plain_from)) = (prospect.filter(|_| left > 0), plain_from) else {
             return Ok(());
         };
-        // What has come in pieces since it was asked for comes once more.
+        // What has come in pieces since the rest was asked for comes once more.
         let mut again = total - left - plain_from;
         while again > 0 || buffer.is_empty() {
             if buffer.is_empty() {
@@ -184,7 +184,7 @@ impl Exchange<'_> {
             if coming.read(buffer)? {
                 return Ok(());
             }
-            // While the app takes it, too.
+            // The memory also counts while the app takes it.
             coming.held.set(coming.assembly.held() + buffer.capacity());
             for came in std::mem::take(&mut coming.arrived) {
                 self.came(coming, came, to).await?;
@@ -232,7 +232,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Takes what came of asking for a piece.
+    /// Takes the result of asking for a piece.
     async fn came(&self, coming: &mut Coming<'_>, came: Came, to: &mut ToServer<'_>) -> Result<(), Trouble> {
         let Came { index, member, piece, at } = came;
         if coming.heard.get(&index).is_some_and(|heard| Some(heard.member) == member) {
@@ -262,7 +262,7 @@ impl Exchange<'_> {
     }
 }
 
-/// A body in pieces that was cut off is resumed plainly: the gateway may have become unable to give its pieces.
+/// A body in pieces that was cut off is resumed without pieces: the gateway may have become unable to give them.
 fn resumable(trouble: Trouble) -> Trouble {
     match trouble {
         Trouble::Truncated(why) | Trouble::CutOff(why) => Trouble::Lost(why),
@@ -292,7 +292,7 @@ impl Heard {
 }
 
 impl Coming<'_> {
-    /// What the gateway is told of the pieces that the app has: how many there are, or once that this node keeps none, or no more.
+    /// What to tell the gateway about the pieces that the app has: their number; or, once, that this node keeps none or no more.
     fn news(&mut self, is_kept: bool) -> Option<Bytes> {
         let news = match is_kept {
             true => FromClient::Have { count: self.assembly.finished_count() },
@@ -336,7 +336,7 @@ impl Coming<'_> {
         Ok(false)
     }
 
-    /// Asks the gateway for the rest without messages once it is worth to be asked of other gateways, too.
+    /// Asks the gateway for the rest without messages once it is worth asking other gateways, too.
     fn ask_for_rest(&mut self, say: &mut BytesMut) {
         let left = self.left;
         let may_ask = self.plain_from.is_none() && self.asks.is_none_or(|at| Instant::now() >= at);
@@ -349,7 +349,7 @@ impl Coming<'_> {
 }
 
 impl<'a> Coming<'a> {
-    /// Waits until the app has taken bytes. What comes from members meanwhile is not late because the app is slow.
+    /// Waits until the app has taken bytes. Pieces from members are received meanwhile: a slow app must not make them late.
     async fn while_putting(&mut self, put: impl Future<Output = Result<(), Trouble>>) -> Result<(), Trouble> {
         let mut put = std::pin::pin!(put);
         loop {
@@ -394,7 +394,7 @@ impl<'a> Coming<'a> {
                 Action::Late(index) => FromClient::Late { index }.write(say),
                 Action::Cancel(index) => FromClient::Cancel { index }.write(say),
                 Action::Ask(instead) => {
-                    // It was too slow.
+                    // The member was too slow.
                     members.leave(instead);
                     FromClient::Ask { instead }.write(say);
                 }

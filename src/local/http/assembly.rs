@@ -9,18 +9,18 @@ use bytes::Bytes;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, PieceHash};
 
-/// How many pieces are on their way at a time, from the one that the app gets next on: enough that a source never waits for the next
+/// How many pieces are in flight at a time, from the one that the app gets next on: enough that a source never waits for the next
 /// request on a LAN.
 const WINDOW: u32 = 4;
-/// How long the member may send nothing of the piece that the app waits for before the gateway is told; after the same time once more
-/// it is asked for the piece as well. At least, at most, and this many times as long as pieces from members took lately.
+/// How long the member may send nothing of the piece that the app waits for before the gateway is told; after that time again the
+/// gateway is asked for the piece. At least, at most, and as a multiple of the time that pieces from members took lately.
 const LEAST_PATIENCE: Duration = Duration::from_secs(2);
 const MOST_PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE: u32 = 6;
-/// After this many times as long the gateway is asked for the piece even if the member sends something.
+/// After this many times that patience the gateway is asked for the piece even if the member is sending it.
 const LONGEST: u32 = 4;
-/// A member is measured by this many pieces, and by `AGAIN` times as many once it was compared. If a piece takes longer than
-/// `SLOW`, counting all that are on their way at the same time, the gateway is asked for one as well, to compare the two.
+/// A member is measured by this many pieces, and by `AGAIN` times as many once it was compared. If one takes longer than `SLOW`,
+/// its time divided by the number in flight, the gateway is asked for one as well, to compare the two.
 const MEASURED: u32 = WINDOW;
 const AGAIN: u32 = 8;
 const SLOW: Duration = Duration::from_millis(200);
@@ -34,11 +34,11 @@ const MOST_ASKED: u32 = 8;
 pub(super) enum Action {
     /// Read the piece from what this node keeps.
     Own(u32, PieceHash),
-    /// Ask a member for it.
+    /// Ask a member for the piece.
     Member(u32, PieceHash, NodeId, SocketAddr),
-    /// Ask the gateway for it.
+    /// Ask the gateway for the piece.
     Gateway(u32),
-    /// Tell the gateway that the rest of it is not wanted any more: a member was faster.
+    /// Tell the gateway that the rest of the piece is not wanted any more: a member was faster.
     Cancel(u32),
     /// Ask the gateway for another member than this one.
     Ask(NodeId),
@@ -56,8 +56,8 @@ struct Slot {
     length: usize,
     /// The whole piece.
     ready: Option<Bytes>,
-    /// When the member was asked for it first, or has sent something of it last, whatever else it has answered; and how often it was
-    /// late since then.
+    /// When the member was first asked for it, or last sent some of it, whatever else it has answered; and how often it was late
+    /// since.
     waits: Option<Instant>,
     late: u32,
 }
@@ -79,7 +79,7 @@ struct Owed {
     is_cancelled: bool,
 }
 
-/// How fast the member is that pieces are asked of.
+/// How fast the member is that is asked for pieces.
 #[derive(Debug, Default)]
 struct Speed {
     /// How many pieces have come since measuring began, how long they took in all, and how many the gateway has got meanwhile.
@@ -112,7 +112,7 @@ pub(super) struct Assembly {
     next: u32,
     passed: usize,
     slots: BTreeMap<u32, Slot>,
-    /// The pieces that the member was asked for: also such as the gateway has sent meanwhile.
+    /// The pieces that the member was asked for, including those that the gateway has sent meanwhile.
     fetching: HashMap<u32, Fetching>,
     /// The pieces that a former member may still send.
     stale: BTreeSet<u32>,
@@ -120,19 +120,19 @@ pub(super) struct Assembly {
     owed: HashMap<u32, Owed>,
     hashes: HashMap<u32, PieceHash>,
     list_has_ended: bool,
-    /// The member that pieces are asked of; `None` while there is none.
+    /// The member that is asked for pieces; `None` while there is none.
     member: Option<(NodeId, SocketAddr)>,
     /// Whether the gateway has answered the last question for a member.
     is_answered: bool,
     asked: u32,
-    /// The member that turned out to be slower than the gateway with a piece that was late.
+    /// The member that was late with a piece and turned out to be slower than the gateway.
     slower: Option<NodeId>,
     /// Since when the app has waited for the next piece, at the earliest.
     next_since: Option<Instant>,
     /// How long pieces from members took lately.
     took: Duration,
     speed: Speed,
-    /// How many pieces are on their way at a time.
+    /// How many pieces are in flight at a time.
     window: u32,
 }
 
@@ -189,7 +189,7 @@ impl Assembly {
             let is_whole = slot.ready.is_some() || is_coming || slot.from_own;
             let whole = if is_whole { self.length(*index) } else { 0 };
             let came: usize = slot.came.iter().map(Bytes::len).sum();
-            // Each part is one of a buffer that has twice its size.
+            // Each part keeps a buffer of twice its size.
             whole + 2 * came
         };
         self.slots.iter().map(of).sum()
@@ -265,7 +265,7 @@ impl Assembly {
                 }
                 // The member cannot be asked before the gateway has the piece itself.
                 (None, Some(_)) if !self.list_has_ended && !is_passed_over => {}
-                // Whether there is a member is about to be known.
+                // The gateway is about to say whether there is a member.
                 (_, None) if !self.is_answered && !is_next => {}
                 (_, None) if !self.is_answered && self.asked == 0 => {}
                 _ if !may_owe => {}
@@ -275,8 +275,8 @@ impl Assembly {
         actions
     }
 
-    /// From when on the next piece counts as one that the gateway cannot hash, as when its disk is damaged: it has no hash, although
-    /// later ones have. Those may also have been there before, so it is waited for.
+    /// When the next piece begins to count as one that the gateway cannot hash, as when its disk is damaged: it has no hash,
+    /// although later ones have. Those may also have been there before, so it is waited for.
     fn passed_over(&self) -> Option<Instant> {
         let is_waited_for =
             self.member.is_some() && !self.list_has_ended && self.owed.len() < sharing::MOST_WANTED;
@@ -305,7 +305,7 @@ impl Assembly {
             .collect()
     }
 
-    /// Leaves the member if the gateway turned out to be much faster. Returns the question for another one.
+    /// Leaves the member if the gateway turned out to be much faster. Returns the request for another member.
     fn compared(&mut self, now: Instant) -> Option<Action> {
         if let Some(member) = self.slower.take() {
             return self.failed(member);
@@ -331,18 +331,18 @@ impl Assembly {
         }
         let next_since = self.next_since.filter(|_| self.fetching.contains_key(&self.next))?;
         let late_at = slot.late_at(next_since, self.patience());
-        // While it owes too much, what the gateway says next is waited for.
+        // While the gateway owes too much, its next message is waited for.
         let may_ask = !slot.from_gateway && self.owed.len() < sharing::MOST_WANTED;
         let longest = may_ask.then(|| next_since + self.patience() * LONGEST);
         Some(longest.map_or(late_at, |longest| longest.min(late_at)))
     }
 
-    /// Notes that a member is of no use for this body. Returns the question for another one.
+    /// Notes that a member is of no use for this body. Returns the request for another member.
     pub(super) fn failed(&mut self, member: NodeId) -> Option<Action> {
         self.member.filter(|(current, _)| *current == member)?;
         self.member = None;
         self.leave();
-        // Beyond that everything comes from the gateway.
+        // After that many, everything comes from the gateway.
         self.is_answered = self.asked >= MOST_ASKED;
         self.asked += 1;
         (!self.is_answered).then_some(Action::Ask(member))
@@ -365,8 +365,8 @@ impl Assembly {
         }
     }
 
-    /// Takes what came of asking this node itself or a member for a piece: the piece, which was verified, or nothing. False for a
-    /// piece that is there already.
+    /// Takes the result of asking this node itself or a member for a piece: the verified piece, or nothing. False for a piece
+    /// that is there already.
     pub(super) fn came(
         &mut self,
         index: u32,
@@ -379,7 +379,7 @@ impl Assembly {
             self.fetching.remove(&index);
             if piece.is_some() {
                 let took = now.saturating_duration_since(since);
-                // As many are on their way at the same time.
+                // This many are in flight at the same time.
                 let each = took / self.window;
                 self.took = if self.took.is_zero() { each } else { (self.took * 7 + each) / 8 };
                 self.speed.came(index, each, self.list_has_ended);
@@ -419,7 +419,7 @@ impl Assembly {
                 slot.ready = Some(std::mem::take(&mut slot.came).concat().into());
                 let is_sample = self.speed.sample_came(index);
                 let fetching = self.fetching.get(&index).filter(|_| !is_sample);
-                // It sends the piece, but so slowly that the gateway was asked for it later and was faster.
+                // The member is sending it, but so slowly that the gateway, asked later, was faster.
                 self.slower = fetching.filter(|one| one.heard > one.since).map(|one| one.member);
             }
         }
@@ -432,7 +432,7 @@ impl Assembly {
         self.owed.remove(&index).is_some_and(|owed| owed.is_cancelled)
     }
 
-    /// The next bytes for the app: all that has come of the next piece, of a member's only once it is whole.
+    /// The next bytes for the app: all that has come of the next piece; a member's piece only once it is whole.
     pub(super) fn take(&mut self) -> Option<Bytes> {
         let slot = self.slots.get(&self.next)?;
         let bytes = match &slot.ready {
@@ -468,15 +468,15 @@ impl Assembly {
 }
 
 impl Slot {
-    /// When it is late, or is so again.
+    /// When the piece is late, or late again.
     fn late_at(&self, next_since: Instant, patience: Duration) -> Instant {
         self.waits.map_or(next_since, |waits| waits.max(next_since)) + patience * (self.late + 1)
     }
 }
 
 impl Speed {
-    /// Notes a piece that has come from the member. Where the gateway gets pieces no faster than the member gives them, both wait for the
-    /// server, and the member is not to blame.
+    /// Notes a piece that has come from the member. If the gateway gets pieces no faster than the member gives them, both wait
+    /// for the server, and the member is not to blame.
     fn came(&mut self, index: u32, took: Duration, has_all: bool) {
         if self.sample.is_some_and(|(sampled, _, has_come)| sampled == index && !has_come) {
             // The gateway is no faster.

@@ -35,14 +35,14 @@ pub(super) struct Exchange<'a> {
     pub(super) target: &'a Target,
     /// Its id in the logs of this node and of the gateway.
     pub(super) id: u64,
-    /// Whether any byte of the response has been passed on. Interim responses (1xx) are none of it: after them a failure can still be
-    /// told.
+    /// Whether any byte of the response has been passed on. Interim responses (1xx) do not count: after them a failure can still
+    /// be told.
     pub(super) started: AtomicBool,
     /// Whether some of the request's body has not been sent to the server.
     pub(super) has_body_left: AtomicBool,
     /// Whether an interim response has been passed on.
     pub(super) has_interim: AtomicBool,
-    /// What a write of the request's body to a socket of this machine was told.
+    /// How a write of the request's body to a socket of this machine failed.
     pub(super) broken: Break,
     /// Whether the app's connection ends with a reset from now on, because the app has a part of a body.
     pub(super) is_guarded: AtomicBool,
@@ -71,13 +71,13 @@ pub(super) struct Share {
 
 /// Why an exchange failed.
 pub(super) enum Trouble {
-    /// No byte of a response.
+    /// No byte of a response has come.
     Silent {
         /// The link was lost, for which the server is not to blame.
         lost: bool,
         why: String,
     },
-    /// The same, because the gateway says that its way to the server is cut.
+    /// No response: the gateway says that its way to the server is cut.
     Cut,
     /// The response is malformed; nothing of it has been passed on.
     Bad(Malformed),
@@ -91,9 +91,9 @@ pub(super) enum Trouble {
     Poisoned(String),
     /// The response ended too early; some of it has been passed on.
     Truncated(String),
-    /// The same, because the link was lost.
+    /// The response was cut off: the link was lost.
     Lost(String),
-    /// The same, because the gateway says that its way to the server is cut.
+    /// The response was cut off: the gateway says that its way to the server is cut.
     CutOff(String),
     /// The app has closed its connection after its request.
     Left,
@@ -132,7 +132,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// The same for a request to a front.
+    /// An exchange for a request to a front.
     pub(super) fn of_front(
         local: &'a Local,
         app: (&'a TcpStream, &'a Arc<Account>),
@@ -158,8 +158,8 @@ impl<'a> Exchange<'a> {
         routes.open_by(self.transport(), self.target, self.id, head, is_safe, self.account).await
     }
 
-    /// Opens a connection to the server, for plain requests or as a tunnel, and sends `head` on it. `None` if the app gives up before there
-    /// is one: it may have waited for a gateway for long, and what it has given up it may do again by itself.
+    /// Opens a connection to the server, for plain requests or as a tunnel, and sends `head` on it. `None` if the app gives up
+    /// before there is one: it may have waited long for a gateway, and may repeat by itself what it has given up.
     ///
     /// # Errors
     /// Those of [`crate::local::routes::Routes::open`].
@@ -229,7 +229,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Whether that is so now.
+    /// Whether `until_cut_off` would be ready now.
     pub(super) fn is_cut_off(&self) -> bool {
         let over = *self.over.lock().unwrap_or_else(PoisonError::into_inner);
         over.is_some_and(|(gateway, address)| self.local.routes.is_cut_off(gateway, address, self.target))

@@ -26,22 +26,22 @@ use crate::wire::http::{Fields, ResponseHead};
 /// The largest index that is rewritten, in bytes, both unpacked and rewritten.
 const LARGEST: u64 = 256 * 1024 * 1024;
 const TOO_LARGE: &str = "the index is too large to be rewritten: it has, or becomes, more than 256 MiB";
-/// How much of an index is taken at a time, in bytes: packed, of which as much is unpacked as has room in a buffer of the decoder, 32 KiB
-/// or little more, and unpacked. It also is about how much it becomes at a time.
+/// How many bytes of an index are taken at a time: packed, of which the decoder unpacks what its buffer has room for, 32 KiB or
+/// little more, and unpacked. About as many rewritten bytes come of that.
 const PACKED_STEP: usize = 4 * 1024;
 const STEP: usize = 32 * 1024;
 /// What unpacking takes, in bytes: the window, the buffer of the decoder, and its tables.
 const UNPACKER: usize = 80 * 1024;
 /// How many files of an index are learnt at a time.
 const LEARNT_STEP: usize = 256;
-/// The part of the memory that unpacking an index may take: one in this many.
+/// Unpacking an index may take one part in this many of the memory.
 const UNPACKING_PART: usize = 4;
 /// How many pieces of an index wait to be read.
 const QUEUE: usize = 8;
 /// How long reading an index may take after its last byte has come.
 const READING: Duration = Duration::from_secs(30);
 
-/// What the body is to be.
+/// What is done to the body.
 pub(super) struct Filter {
     place: Place,
     known: Arc<Known>,
@@ -132,7 +132,7 @@ impl Filter {
         self.check.is_some()
     }
 
-    /// Takes bytes of the body, all of those before having been read.
+    /// Takes bytes of the body, once all earlier ones have been read.
     pub(super) fn take(&mut self, bytes: Bytes) {
         self.unread = bytes;
     }
@@ -142,9 +142,9 @@ impl Filter {
         self.rewrite.as_mut().map_or(Ok(()), Rewrite::finish_unpacking)
     }
 
-    /// Reads some of what was taken, and returns those bytes that may be passed on now; `None` when all of it was read. An index
-    /// costs and becomes much more than it has bytes, if whoever wrote it wants that, so it is read in small steps, and others of
-    /// this thread run after each. What it takes is counted until the next step, because the app may be slow.
+    /// Reads some of what was taken, and returns the bytes that may be passed on now; `None` when all was read. Whoever wrote an
+    /// index can make it cost and become much more than its size, so it is read in small steps, and other tasks of this thread
+    /// run after each. The memory of a step counts until the next one, because the app may be slow.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Wrong> {
         let Some(rewrite) = &mut self.rewrite else {
             if self.unread.is_empty() {
@@ -170,7 +170,7 @@ impl Filter {
         if let Some(learn) = &self.learn
             && learn.pieces.send(bytes.clone()).await.is_err()
         {
-            // It has failed, or has read enough.
+            // The reader has failed, or has read enough.
             tracing::debug!(url = %self.place.url, "no more of an index is read");
         }
         self.memory.set(bytes.len());
@@ -199,7 +199,7 @@ impl Filter {
     }
 }
 
-/// Remembers the files that a whole index names, in steps between which others run.
+/// Remembers the files that a whole index names, in steps between which other tasks run.
 async fn learn(place: &Place, known: &Known, mut found: Vec<(Url, Digest)>) {
     while !found.is_empty() {
         let rest = found.len().saturating_sub(LEARNT_STEP);
@@ -248,7 +248,7 @@ impl Rewrite {
         unpacker + self.unpacked.len() + text
     }
 
-    /// Reads the first of these bytes, if all of those before were rewritten, and returns what the next ones become.
+    /// Unpacks the first of these bytes, if all unpacked before are rewritten, and returns what the next become.
     fn step(&mut self, bytes: &mut Bytes) -> Result<Vec<u8>, Wrong> {
         if self.unpacked.is_empty() {
             self.unpacked = self.unpack(bytes)?;
@@ -269,7 +269,7 @@ impl Rewrite {
     fn unpack(&mut self, bytes: &mut Bytes) -> Result<Bytes, Wrong> {
         let Some(decoder) = &mut self.unpack else { return Ok(bytes.split_to(STEP.min(bytes.len()))) };
         let malformed = |_error| Wrong::Malformed("its compression is malformed");
-        // It takes as many as it has room for.
+        // The decoder takes what it has room for.
         let taken = decoder.write(&bytes[..PACKED_STEP.min(bytes.len())]).map_err(malformed)?;
         if taken == 0 {
             return Err(Wrong::Malformed("its compression is malformed"));
@@ -434,7 +434,7 @@ mod tests {
         packed.finish().unwrap().into()
     }
 
-    /// It was unpacked at once: all apps of the node had to wait for it.
+    /// An index was unpacked at once: all apps of the node had to wait.
     #[tokio::test]
     async fn others_run_after_each_small_step_of_an_index_whatever_it_unpacks_to() {
         const SIZE: usize = 8 * 1024 * 1024;
@@ -471,7 +471,7 @@ mod tests {
         }
     }
 
-    /// Its whole step was given at once, and not counted while the app was slow to take it.
+    /// A whole step was given at once, and not counted while the app was slow to take it.
     #[tokio::test]
     async fn what_an_index_becomes_is_little_at_a_time_and_counted_until_it_is_passed_on() {
         const LARGEST_STEP: usize = 64 * 1024;

@@ -257,8 +257,8 @@ fn conclude(
     }
 }
 
-/// An attempt that is given up once there is a better one. Then the connection over which the better one is answered, if any, is
-/// returned as well.
+/// An attempt that is given up once there is a better one. Also returns the connection over which the better one was answered, if
+/// it was.
 async fn attempt_or_move(
     exchange: &Exchange<'_>,
     buffer: &mut BytesMut,
@@ -309,7 +309,7 @@ async fn attempt(
     let outcomes = &exchange.local.routes.links.outcomes;
     match gateway {
         Some(_) if shares.len() > 1 && matches!(exchanged, Err(Trouble::Poisoned(_))) => {
-            // Nobody knows over which of them. The app asks again, and then the file comes over one.
+            // Nobody knows which of them sent the wrong bytes. When the app asks again, the file comes over one.
             let (telemetry, names) = (&exchange.local.telemetry, names(&shares));
             let why = format!("a file that came over {names} is not the one in its index");
             telemetry.note_about(&names, Happening::Poisoned, "", why);
@@ -357,7 +357,7 @@ async fn both_ways(
     progress: &Progress<'_>,
 ) -> Result<(Delivered, bool), Trouble> {
     let mut uploaded = exchange.request.body == BodyLength::None;
-    // Without a body to send, the other direction is for what the gateway is told about pieces.
+    // Without a body to send, that direction tells the gateway about pieces.
     let (body_to, pieces_to) = if uploaded { (None, Some(to_server)) } else { (Some(to_server), None) };
     let mut upload = pin!(async {
         match body_to {
@@ -401,8 +401,8 @@ async fn both_ways(
     }
 }
 
-/// Whether a request that can be repeated got no answer that says anything: another connection or gateway may bring one. Noise
-/// may be the gateway's as well as the server's.
+/// Whether a repeatable request got no usable answer, so that another connection or gateway may bring one. A malformed answer may
+/// be due to the gateway as well as to the server.
 fn is_no_answer(
     exchange: &Exchange<'_>,
     trouble: &Trouble,
@@ -417,8 +417,8 @@ fn is_no_answer(
     }
 }
 
-/// Whether another gateway can be asked for the same, after one has ended the connection without an answer, or this node itself, which has
-/// lost its way out.
+/// Whether another gateway can be asked for the same, once one, or this node after losing its way out, has ended the connection
+/// without an answer.
 fn has_other(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) -> bool {
     let routes = &exchange.local.routes;
     match over {
@@ -427,10 +427,10 @@ fn has_other(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) -> boo
     }
 }
 
-/// Whether a request that waits for an answer is asked again.
+/// The repetition of a request that waits for an answer.
 #[derive(Default)]
 struct Again<'a> {
-    /// What is sent then, if it may be.
+    /// The head to send again, if it may be repeated.
     head: Option<&'a Bytes>,
     /// Another gateway has been asked, and may answer.
     is_asked: AtomicBool,
@@ -438,8 +438,8 @@ struct Again<'a> {
     is_ended: AtomicBool,
 }
 
-/// Waits until the request is to be repeated over another gateway, if it may be, or has been answered over one. Returns that
-/// connection and the reason.
+/// Waits until the request is to be repeated over another gateway, if it may be, or has been answered over one. Returns the
+/// connection with the answer, if any, and the reason.
 async fn until_moved(
     exchange: &Exchange<'_>,
     link: Option<(Arc<LinkState>, SocketAddr)>,

@@ -286,7 +286,7 @@ async fn small(local: &Local, url: &Url, account: &Arc<Account>, id: u64) -> Res
     }
 }
 
-/// The answer that says why there is none of the registry. Many tools show the reason phrase and nothing else.
+/// The answer that says why the registry gave none. Many tools show the reason phrase and nothing else.
 fn failed(request: &RequestHead, failure: &Failure, name: &str) -> Bytes {
     let status = failure.http_status();
     let proxy_status = failure.proxy_status(name);

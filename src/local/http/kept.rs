@@ -30,8 +30,8 @@ pub(super) struct IdleConnections {
 }
 
 impl IdleConnections {
-    /// The connection for a request to `target`. Without a login, only a request that is `repeatable` gets one: if it died
-    /// under another one, nobody could say whether the request was served.
+    /// The connection for a request to `target`. Without a login, only a `repeatable` request gets one: if a connection died
+    /// under any other request, nobody could say whether that was served.
     pub(super) fn take(
         &mut self,
         (target, transport): (&Target, Transport),

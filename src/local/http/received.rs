@@ -82,9 +82,9 @@ impl Exchange<'_> {
 /// Has what a response names lead back to the local port, with the digest of the file.
 ///
 /// # Errors
-/// [`Trouble::Astray`] for a redirect that the app would follow past this node, or to plain HTTP. There anybody on the way can change
-/// what comes, so only a file may come from there whose digest is known, against which it is checked. An index never has one, but for
-/// lists of apt that another index names.
+/// [`Trouble::Astray`] for a redirect that the app would follow past this node, or to plain HTTP. Over plain HTTP anybody on the
+/// way can change what comes, so only a file with a known digest, against which it is checked, may come so. Of all indexes only
+/// those lists of apt have one that another index names.
 fn lead_back(front: &Fronted, response: &mut ResponseHead) -> Result<(), Trouble> {
     let (place, is_redirect) = (&front.place, (300..400).contains(&response.status));
     let here = |url: &Url| format!("{}{}", front.local, place.path_of(url));

@@ -277,7 +277,7 @@ impl Exchange<'_> {
             }
             match self.next(server, head).await? {
                 Some(next) => data = next,
-                // Not if a write has met the reset that this would have been.
+                // If a write has met a reset, this end stands for it.
                 None => return self.broken.checked(0).map(drop).map_err(|error| cut_off(&error.into())),
             }
         }

@@ -32,17 +32,17 @@ use crate::local::server_connection::FromServer;
 use crate::wire::http::PART;
 use crate::wire::resume::Point;
 
-/// How many bytes after what the app has taken are fetched: what all sources together deliver while the slowest one fetches a
+/// How far beyond what the app has taken is fetched, in bytes: what all sources together deliver while the slowest one fetches a
 /// piece, if it delivers a tenth of the sum.
 const WINDOW: u64 = 24 << 20;
-/// The same while memory is tight.
+/// That distance while memory is tight.
 const TIGHT: u64 = 4 << 20;
-/// After this many requests in a row that broke, a gateway is not asked any more.
+/// A gateway is given up after this many requests in a row that broke.
 const MOST_BROKEN: u32 = 3;
-/// How long a gateway is left alone that fetches the file for others: at first, and at most. It doubles each time.
+/// How long a gateway that fetches the file for others is left alone: at first, and at most. It doubles each time.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(8);
-/// How often more links are wanted again.
+/// How often the wish for more links is renewed.
 const RENEWAL: Duration = Duration::from_secs(20);
 
 /// One gateway.
@@ -91,8 +91,8 @@ struct Several<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Fetches the rest of a body over all gateways that reach the server, and passes it on. The first bytes of it, `data`, came
-    /// from `server`, which goes on as one of the sources.
+    /// Fetches the rest of a body over all gateways that reach the server, and passes it on. Its first bytes, `data`, came from
+    /// `server`, which goes on as one of the sources.
     ///
     /// # Errors
     /// [`Trouble::Lost`] when no gateway is left: the download may be resumed.
@@ -121,7 +121,7 @@ impl<'a> Exchange<'a> {
         let mut links = self.local.routes.links.up();
         several.add_links(self, &links.borrow_and_update());
         several.of_whole(data);
-        // What is being written to the app, and of how many bytes of the body it is.
+        // What is being written to the app, and how many bytes of the body that is.
         let (mut out, mut counted) = (Bytes::new(), 0);
         let mut is_open = true;
         loop {
@@ -226,7 +226,7 @@ impl<'a> Several<'a> {
         }
     }
 
-    /// Looks after the sources, ends the requests that are not wanted any more, and makes new ones.
+    /// Updates the sources, ends the requests that are not wanted any more, and makes new ones.
     fn arrange(&mut self, exchange: &Exchange<'a>) {
         let now = Instant::now();
         if now.saturating_duration_since(self.renewed) >= RENEWAL {
@@ -314,7 +314,7 @@ impl<'a> Several<'a> {
         self.running.push(Running { job, left, step: Box::pin(lane.next()) });
     }
 
-    /// Notes bytes of a request, which are no more than one piece lacks. Returns whether that is over.
+    /// Notes bytes of a request, no more than one piece lacks. Returns whether the request is over.
     fn feed(&mut self, job: JobId, bytes: Bytes) -> bool {
         let Some(received) = self.plan.received(job, bytes.len() as u64, Instant::now()) else { return true };
         let skip = usize::try_from(received.skip).unwrap_or(bytes.len());
@@ -355,7 +355,7 @@ impl<'a> Several<'a> {
         }
     }
 
-    /// Leaves a gateway alone for a while that fetches the file for others.
+    /// Leaves a gateway that fetches the file for others alone for a while.
     fn rest(&mut self, source: SourceId) {
         let now = Instant::now();
         let Some(over) = self.over.iter_mut().find(|over| over.source == source) else { return };

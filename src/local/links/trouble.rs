@@ -13,7 +13,7 @@ use crate::wire::id::NodeId;
 
 /// Maximum number of gateways whose trouble is told at a time.
 const MAX_TOLD: usize = 3;
-/// What a gateway has said on its link is outdated once it announces for so long that it serves.
+/// How long a gateway must have announced that it serves before what it said on its link is outdated.
 const OUTDATED: Duration = Duration::from_secs(5);
 
 impl Links {

@@ -36,7 +36,7 @@ pub fn text(snapshot: &Snapshot) -> String {
     page.sample(&[], u8::from(node.is_removed));
     page.gauge("node_state", "1 for the state of this node as a gateway.");
     for state in &STATES[..4] {
-        // Nobody takes a node that was removed for a gateway.
+        // Nobody uses a removed node as a gateway.
         let is_it = !node.is_removed && node.state.as_deref() == Some(state);
         page.sample(&[("state", state)], u8::from(is_it));
     }

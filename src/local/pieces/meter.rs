@@ -93,7 +93,7 @@ impl Meter {
         Some(rate.min((self.bytes as f64 + rate * before) / (passed + before)))
     }
 
-    /// How long the first bytes of an answer take; before any has come, at least.
+    /// How long the first bytes of an answer take; a lower bound before any has come.
     pub(super) fn latency(&self) -> Option<Duration> {
         self.latency.or(self.waited)
     }

@@ -186,7 +186,7 @@ fn latency_costs_little_because_each_line_has_several_requests() {
     }
 }
 
-/// Its first bytes take longer than it takes others to fetch what it was asked for.
+/// Its first bytes take longer than others need to fetch what it was asked for.
 #[test]
 fn a_source_whose_answers_begin_late_is_used_all_the_same() {
     for (millis, pieces) in [(450, 20), (1000, 20), (1500, 10), (2500, 2)] {

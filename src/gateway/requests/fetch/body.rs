@@ -22,24 +22,24 @@ use crate::limits::lines::NOBODY;
 use crate::memory::Kind;
 use crate::wire::resume::Point;
 
-/// The most that is fetched to its end for nobody, in bytes. It is finished only if at least as much is there already, or
-/// hardly anything is missing.
+/// The largest rest, in bytes, that is fetched for nobody. It is finished only if at least as much is there already, or hardly
+/// anything is missing.
 const MOST_UNWANTED: u64 = 64 * 1024 * 1024;
 /// What is hardly anything, in bytes.
 const HARDLY: u64 = 1024 * 1024;
-/// With so many readers, what comes is gathered for this time, unless more than so many bytes come in it: each reader is woken, and
-/// seals and sends, for each part. A hundred readers of a line of 20 Mbit/s, whose packets come one by one, took most of a processor
-/// for that. The bytes are what the receive window of a new connection holds, so that no line becomes slower.
+/// With this many readers, what comes is gathered for this time, unless it is more than this many bytes: each part wakes each
+/// reader, which encrypts and sends it. A hundred readers of a 20 Mbit/s line, whose packets come one by one, took most of a
+/// processor. The bytes are the receive window of a new connection, so that no line becomes slower.
 const MANY: usize = 8;
 const GATHER: Duration = Duration::from_millis(15);
 const MOST_GATHERED: usize = 64 * 1024;
-/// How often a fetch goes on in a row although nothing came.
+/// How often in a row a fetch goes on although nothing came.
 const MOST_FRUITLESS: u32 = 3;
 
 /// What a fetch has come to while it waits for its server.
 #[derive(Default)]
 struct Waiting {
-    /// When nobody read the body for the first time.
+    /// Since when nobody has read the body.
     unwanted: Option<Instant>,
     second: Second,
 }
@@ -47,11 +47,11 @@ struct Waiting {
 /// What comes next of a body.
 enum Next {
     Came(Result<Option<Bytes>, Cut>),
-    /// Nothing yet.
+    /// Nothing; the fetch goes on.
     Nothing,
-    /// Nothing more: nobody is there for whom it would be fetched.
+    /// The fetch ends: nobody is left to fetch the body for.
     Unwanted,
-    /// The same over another connection.
+    /// The body goes on over another connection.
     Elsewhere(Continuation),
 }
 
@@ -59,12 +59,12 @@ enum Next {
 #[derive(Default)]
 struct Attempts {
     failed: u32,
-    /// How many readers there had been at the first of them.
+    /// How many readers had ever joined at the first of them.
     joined: u64,
 }
 
 impl Attempts {
-    /// Counts one; the fetch ends with the last one. Readers that have come meanwhile get as many as the first one had.
+    /// Counts a failed attempt; the last one ends the fetch, but readers that have joined since get as many attempts again.
     fn one_failed(&mut self, body: &Growing) -> Result<(), Cut> {
         if self.failed == MOST_FRUITLESS {
             if body.end_early(self.joined) {
@@ -80,7 +80,7 @@ impl Attempts {
     }
 }
 
-/// Decides after each part whether more is to come before the next one.
+/// Decides after each part whether to gather more before the next one.
 struct Pauses {
     since: Instant,
     bytes: usize,
@@ -126,7 +126,7 @@ impl Fetch {
         let mut server = Some(server);
         let fetched = self.body(&body, &mut draft, rest, &mut server, &planned).await;
         if fetched.is_err() {
-            // Whoever comes while it is stored would be cut off.
+            // Readers that join while it is stored would be cut off.
             let _ = body.end_early(u64::MAX);
         }
         let mut stored = planned.stored;
@@ -146,7 +146,7 @@ impl Fetch {
             let pieces = self.keep(stored, draft, last).await;
             body.list(&pieces);
         } else if is_replaced && fetched.is_ok() {
-            // Nobody must get what was there before, only because this is not stored.
+            // Nobody must get the old response only because the new one is not stored.
             self.discard().await;
         }
         drop(self);
@@ -165,7 +165,7 @@ impl Fetch {
                 self.lead.cache().was_wrong(&self.uri, *member);
             }
             match error.kind() {
-                // What it was to complete was removed meanwhile, as when the file has changed on the server.
+                // The beginning that it completes was removed meanwhile, as when the file has changed on the server.
                 io::ErrorKind::NotFound => {
                     tracing::debug!(uri = self.uri, "a response is not stored: its beginning was removed")
                 }
@@ -179,7 +179,7 @@ impl Fetch {
         let (store, is_named, id) = (self.gateway_store(), self.named.is_some(), draft.id());
         let is_in_memory = draft.has_memory_for(last.len()) && draft.at() + last.len() as u64 == stored.total;
         if is_in_memory && self.stored.is_none() && !(is_named && store.may_have(&self.uri)) {
-            // Nothing of it is on the disk, and nothing that it replaces.
+            // Neither it nor anything that it replaces is on the disk.
             draft.append(&last)?;
             return draft.store(stored).map(|(_, stored)| stored.pieces);
         }
@@ -230,7 +230,7 @@ impl Fetch {
                 Next::Elsewhere(Continuation { server: new, rest: left, bytes }) => {
                     (*server, rest) = (Some(new), left);
                     if planned.point.is_none() {
-                        // That it begins in the same way does not make it the response whose fields are known.
+                        // A body that begins the same need not belong to the response whose fields are known.
                         *draft = None;
                     }
                     Ok(Some(bytes))
@@ -253,7 +253,7 @@ impl Fetch {
                         return Ok(Bytes::new());
                     }
                     let point = planned.point.as_ref().ok_or(Cut)?;
-                    // The connection has ended its part; it is not used twice, to keep this simple.
+                    // The connection has served its part. It is not reused, to keep this simple.
                     let (new, left) = self.go_on(point, planned, at).await.ok_or(Cut)?;
                     (*server, rest) = (Some(new), Rest::Exact(left));
                 }
@@ -348,8 +348,8 @@ impl Fetch {
     }
 }
 
-/// Waits until nobody reads the body, and it is not worth finishing it; at most [`UNWANTED`] since `first`, when nobody
-/// read it for the first time.
+/// Waits until nobody reads the body and it is not worth finishing; at most [`UNWANTED`] after `first`, since when nobody has
+/// read it.
 async fn abandoned(body: &Growing, left: Option<u64>, first: &mut Option<Instant>) {
     loop {
         if body.readers() > 0 {
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn only_a_slow_line_is_waited_for() {
-        // In bytes each time, milliseconds between two parts, and whether there are pauses in the end.
+        // Bytes in each part, milliseconds between two parts, and whether there are pauses in the end.
         for (count, every, expected) in [
             (1448, 1, true),
             (37_500, 15, true),

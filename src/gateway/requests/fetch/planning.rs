@@ -12,7 +12,7 @@ use crate::wire::http::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::wire::resume::Point;
 
 impl Fetch {
-    /// How a response to a request for a part goes on; `None` for one that is none of a part.
+    /// The plan for a response to a request for a part; `None` if the response is not one of a part.
     pub(super) fn partial(&self, response: &ResponseHead, times: Times) -> Result<Option<Planned>, Again> {
         let is_partial = matches!(response.status, 206 | 416);
         match &self.need {
@@ -25,7 +25,7 @@ impl Fetch {
                 let fresh = policy::freshened(stored, &self.request, response, times)
                     .filter(|fresh| self.is_for_all(&fresh.fields))
                     .ok_or(Again::Plainly)?;
-                // Who wants more of what is stored before reads it, too.
+                // Readers may also want the stored bytes before the part.
                 let (total, range) = (Some(stored.total), (stored.reach_back(*start), *end));
                 let keep_alive = response.keep_alive;
                 Ok(Some(Planned { stored: fresh, total, range, from: *from, point: Some(point), keep_alive }))
@@ -37,7 +37,7 @@ impl Fetch {
                     .filter(|_| self.is_for_all(&response.fields))
                     .filter(|part| self.gateway_store().admits(part.end - part.start));
                 let Some(Partial { start, end, total, point }) = part else {
-                    // What was asked for is what the app wants, or a little more.
+                    // The server was asked for what the app wants, or for a little more.
                     let is_own = partial::range(&self.request).as_deref().map(str::as_bytes)
                         == self.request.fields.get("range");
                     return if is_own { Ok(None) } else { Err(Again::Alone) };
@@ -45,7 +45,7 @@ impl Fetch {
                 let mut stored = self.response(response, times, None);
                 stored.status = 200;
                 stored.reason = b"OK".to_vec();
-                // They are about this part alone.
+                // These fields describe this part only.
                 partial::OF_A_PART.iter().for_each(|name| stored.fields.remove(name));
                 stored.total = total;
                 let keep_alive = response.keep_alive;
@@ -94,8 +94,8 @@ impl Fetch {
         })
     }
 
-    /// Whether a response with these fields is for everybody: without a token it is, unless it says otherwise; with one, which the
-    /// client alone says is anonymous, the server has to say so.
+    /// Whether a response with these fields is for everybody: without a token it is, unless it says otherwise; with one the
+    /// server has to say so, as only the client says that the token is anonymous.
     pub(super) fn is_for_all(&self, fields: &Fields) -> bool {
         self.credential.is_none() || CacheControl::of(fields).has("public")
     }

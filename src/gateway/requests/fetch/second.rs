@@ -1,5 +1,5 @@
-//! A second connection for a body that hardly comes any more while others wait for it, who would have asked the server
-//! themselves without the cache. It brings the rest of the same content; or all of a body, if what has come is the beginning of it.
+//! A second connection for a body that has almost stalled while others wait for it, who would have asked the server themselves
+//! without the cache. It brings the rest of the same content, or a whole body that begins with what has come.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::wire::http::{BodyLength, Fields, ResponseHead};
 
 /// How long one attempt may take: until it brings something that has not come before.
 const ATTEMPT: Duration = Duration::from_secs(20);
-/// How many attempts there are in a row, unless somebody else begins to wait.
+/// Maximum attempts in a row, unless somebody else begins to wait.
 const MOST: u32 = 3;
-/// Minimum time to wait for the first one before the next one; it doubles.
+/// Minimum time between the first attempt and the next one; it doubles.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A connection that goes on where the body ends.
@@ -38,7 +38,7 @@ pub(super) struct Continuation {
 /// What an attempt has brought.
 enum Came {
     More(Box<Continuation>),
-    /// The server has something else by now.
+    /// The server's content has changed.
     Other,
 }
 
@@ -49,13 +49,13 @@ type Attempt = Pin<Box<dyn Future<Output = Option<Came>> + Send>>;
 pub(super) struct Second {
     running: Option<Attempt>,
     count: u32,
-    /// How many had waited for the body when the first one was made.
+    /// How many had waited for the body at the first of these attempts.
     followed: u64,
     last: Option<Instant>,
 }
 
 impl Second {
-    /// Waits until another connection brings what the first one does not. Nothing is lost when this is dropped meanwhile.
+    /// Waits until another connection brings what the first one does not. Cancel safe: `self` keeps the attempt.
     pub(super) async fn found(
         &mut self,
         fetch: &Fetch,
@@ -166,7 +166,7 @@ impl Fetch {
     }
 }
 
-/// Whether `response` is a part or all of something else than what came with the fields `before`, as its validator says.
+/// Whether `response` is part or all of other content than came with the fields `before`, as its validator says.
 pub(super) fn has_changed(before: &Fields, response: &ResponseHead) -> bool {
     let both = |name| before.get(name).zip(response.fields.get(name));
     // A tag that was strong may be weak for a part that is made at once.
@@ -178,7 +178,7 @@ pub(super) fn has_changed(before: &Fields, response: &ResponseHead) -> bool {
     is_other && matches!(response.status, 200 | 206)
 }
 
-/// Whether `response` may be the same content once more as `stored`, of `total` bytes, as far as its head tells.
+/// Whether `response` may be the content of `stored`, of `total` bytes, once more, as far as its head tells.
 fn is_alike(stored: &Stored, total: Option<u64>, response: &ResponseHead) -> bool {
     let is_same = |name| response.fields.all(name).eq(stored.fields.all(name));
     response.status == stored.status

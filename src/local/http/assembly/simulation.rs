@@ -1,5 +1,5 @@
-//! Many clients get one large file from a gateway with a narrow line: the real choice of sources, of the clients and of the gateway, over
-//! lines that are shared evenly by what is on them.
+//! Many clients get one large file from a gateway with a narrow line, with the clients' and the gateway's real choice of sources,
+//! over lines that their transfers share evenly.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ struct Client {
     assembly: Assembly,
     place: Place,
     manner: Manner,
-    /// Since when it has which piece.
+    /// Since when it has each piece.
     has: Vec<Option<Instant>>,
     wanted: VecDeque<u32>,
     sending: Option<Sending>,
@@ -71,7 +71,7 @@ struct Lab {
 /// How a run ended.
 #[derive(Debug)]
 struct Outcome {
-    /// The time of the last one that has not hung, as a multiple of what the gateway's line takes for the file.
+    /// The time of the last client that has not hung, as a multiple of what the gateway's line takes for the file.
     time: f64,
     /// The bytes that the gateway has sent, as a multiple of the file.
     sent: f64,
@@ -229,14 +229,14 @@ impl Lab {
                 && !self.hangs(asked.of)
                 && !self.hangs(asked.by)
         };
-        // What one asks of another comes in order.
+        // The pieces that a client asks of another one come in order.
         let is_first = |asked: &Asked| {
             let same = |other: &&Asked| (other.of, other.by) == (asked.of, asked.by) && flows(other);
             self.asked.iter().filter(same).all(|other| asked.index <= other.index)
         };
         let is_next = |at: &usize| flows(&self.asked[*at]) && is_first(&self.asked[*at]);
         let from_members: Vec<_> = (0..self.asked.len()).filter(is_next).collect();
-        // Lines carry as much in each direction.
+        // Lines carry equally much in each direction.
         let of_members = || from_members.iter().map(|at| &self.asked[*at]);
         let up = |number: usize| of_members().filter(|asked| asked.of == number).count() as f64;
         let down = |number: usize| {

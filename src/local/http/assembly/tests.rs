@@ -56,7 +56,7 @@ fn without_a_member_everything_comes_from_the_gateway_and_bytes_are_passed_on_as
     assert!(assembly.take().is_none());
     assert!(assembly.data(0, piece(0).slice(1000..)) && !assembly.data(4, piece(4)));
     assert_eq!(assembly.take().unwrap(), piece(0).slice(1000..));
-    // What it was put together from is free.
+    // The parts that it was put together from are free.
     assert_eq!(assembly.held(), usize::try_from(PIECE).unwrap());
     assert_eq!(assembly.finished().unwrap().bytes, piece(0));
     assert!(!assembly.data(1, Bytes::from(vec![0; usize::try_from(PIECE).unwrap() + 1])));
@@ -105,7 +105,7 @@ fn of_a_member_that_sends_nothing_the_gateway_is_told_first_and_then_asked_for_t
     now = assembly.wakes().unwrap();
     let actions = assembly.actions(now, false, nothing);
     assert_eq!(actions, [Action::Late(0), Action::Gateway(0)]);
-    // A piece that comes from the member after all is not wanted of the gateway any more.
+    // If the member sends the piece after all, it is cancelled at the gateway.
     assert!(assembly.came(0, Some(at(1).0), Some(piece(0)), now) && assembly.take().is_some());
     assert!(assembly.finished().is_some() && assembly.held() > 0);
     assert!(assembly.actions(now, false, nothing).contains(&Action::Cancel(0)));

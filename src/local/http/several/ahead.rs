@@ -12,8 +12,8 @@ use crate::memory::{Account, Tally};
 const MEMORY: usize = 1 << 20;
 const _: () = assert!(MEMORY as u64 == PIECE);
 
-/// The pieces from the one on that the app takes bytes of. They are copied into memory of their own: what arrives on a slow line
-/// would hold several times its size.
+/// The pieces from the one that the app takes bytes of on. They are copied into memory of their own: the buffers in which bytes
+/// arrive on a slow line are several times as large.
 pub(super) struct Ahead {
     first: u64,
     pieces: VecDeque<BytesMut>,
@@ -21,7 +21,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing yet; the app takes bytes of the piece `first`. The memory is charged to `account`.
+    /// Starts empty, with the app at the piece `first`. The memory is charged to `account`.
     pub(super) fn new(first: u64, account: &Arc<Account>) -> Self {
         Self { first, pieces: VecDeque::new(), memory: Tally::of(account) }
     }
@@ -51,7 +51,7 @@ impl Ahead {
         Some(front.split().freeze())
     }
 
-    /// The app has all pieces before `first`.
+    /// Notes that the app has all pieces before `first`.
     pub(super) fn passed(&mut self, first: u64) {
         while self.first < first {
             self.first += 1;

@@ -106,7 +106,7 @@ impl Lane {
             && !server.is_stale()
             && server.halves().0.send(asked.head.clone()).await.is_ok()
         {
-            // Without an answer it had been closed before the request came (RFC 9112 §9.3.1).
+            // No answer means that it was closed before the request came (RFC 9112 §9.3.1).
             if let Some(first) = self.answer(&mut server, asked).await? {
                 self.server = Some(server);
                 return Ok(first);

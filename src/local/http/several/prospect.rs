@@ -39,7 +39,7 @@ impl Prospect {
         self.waited += time;
     }
 
-    /// Whether the `left` bytes are worth to be asked of other gateways.
+    /// Whether it is worth asking other gateways for the `left` bytes.
     pub(in super::super) fn is_due(&self, left: u64) -> bool {
         let passed = self.since.elapsed();
         let alone = left as f64 / self.rate(left).max(1.0);
@@ -58,7 +58,7 @@ impl Prospect {
 impl Exchange<'_> {
     /// The prospect of a response of which nothing has been passed on; `None` if it comes over one gateway in any case.
     ///
-    /// What the gateway has stored, or fetches for several, does not come over several: it would cross other lines once more. Nor
+    /// What the gateway has stored, or fetches for several clients, comes over it alone: it would cross other lines once more. So
     /// does a file of a server that has not said that it supports ranges: each gateway would fetch the whole.
     pub(in super::super) fn prospect(
         &self,
