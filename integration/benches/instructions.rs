@@ -48,8 +48,8 @@ fn run(path: &str, count: usize) {
         "download" => runtime.block_on(download(count)),
         "upload" => runtime.block_on(upload(count)),
         "tunnel" => runtime.block_on(tunnels(count)),
-        // Plain requests: through a gateway without a cache; for what is known not to be shared; for new URIs with a response
-        // that cannot be stored, and with one that can; for what is stored.
+        // Plain requests: through a gateway without a cache; for a response that is known not to be shared; for new URIs with
+        // a response that cannot be stored, and with one that can; for a stored response.
         "uncached" => runtime.block_on(requests(count, NO_CACHE, &[], |_| 0)),
         "passed" => runtime.block_on(requests(count, "", &[], |_| 0)),
         "unshared" => runtime.block_on(requests(count, "", &[], |at| at)),

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration is said with its place; what comes before what.
+//! Faults of a configuration are named with their place; which source takes precedence.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
@@ -191,14 +191,14 @@ fn a_typo_in_the_file_stops_no_command_that_only_asks_the_running_node() {
         let mut command = std::process::Command::new(inner.get_program());
         command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let output = Output::of(command.arg("--state").arg(machine.state()).args(words)).success();
-        // It asks through the state directory, so the file does not matter to it.
+        // It reaches the node through the state directory, so the file does not matter to it.
         let is_drain = words[0] == "drain";
         assert_eq!(output.stderr.contains(warning), !is_drain, "{words:?}: {output}");
         assert!(is_drain || output.stdout.contains(&proxy), "{words:?}: {output}");
     }
     let output = machine.laneway(["doctor"]);
     assert!(output.stdout.contains("a reload or restart would be refused"), "{output}");
-    // A file that is no TOML from here on tells nothing; the running node is found all the same.
+    // A file that is no TOML from some line on tells nothing; the running node is found all the same.
     machine.configure("proxy = 'nowhere'\nhold = 1 2 3");
     assert!(machine.laneway(["env"]).success().stdout.contains(&proxy));
     node.signal(nix::sys::signal::Signal::SIGKILL);

@@ -244,7 +244,7 @@ fn commands_find_the_node_of_their_state_directory_wherever_it_listens() {
     let mut run = Command::new(env!("CARGO_BIN_EXE_laneway"));
     run.args(["run", "--state"]).arg(machine.state()).args(["--", "sh", "-c", "echo $http_proxy"]);
     assert_eq!(Output::of(&mut run).success().stdout, format!("http://{proxy}\n"));
-    // What a node listened on that has ended does not count.
+    // The addresses of a node that has ended do not count.
     node.signal(Signal::SIGKILL);
     node.wait();
     let nobody = ["error: no node answers on 127.0.0.1:3129", "hint: start it with "];

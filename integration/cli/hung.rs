@@ -1,4 +1,4 @@
-//! A node that runs and does not answer: each command says so, and what lets it go on.
+//! A node that runs and does not answer: each command says so, and what to do about it.
 
 use std::fs;
 use std::process::Command;
@@ -56,7 +56,7 @@ fn a_stopped_node_is_named_by_each_command_with_what_lets_it_go_on() {
             run.args(["run", "--state"]).arg(machine.state()).args(options).args(["--", "echo", "started"]);
             Output::of(&mut run)
         };
-        // With the same directory, and therefore the same ports.
+        // A second node, with the same directory and therefore the same ports.
         scope.spawn({
             let hint = &hint;
             move || {
@@ -75,7 +75,7 @@ fn a_stopped_node_is_named_by_each_command_with_what_lets_it_go_on() {
             assert!(apt.stdout == "DIRECT\n" && apt.stderr.contains("does not answer within 5 s"), "{apt}");
         });
     });
-    // It is still in the group, and follows as soon as it goes on.
+    // The node is still in the group, and follows as soon as it goes on.
     node.signal(Signal::SIGCONT);
     node.wait_for("in maintenance: this node serves no clients");
     assert_eq!(machine.laneway(["drain", "--undo"]).success().stdout, "This node may be a gateway again.\n");
@@ -93,7 +93,7 @@ fn a_node_on_unix_sockets_alone_is_drained_too() {
     node.wait_for("in maintenance");
     machine.laneway(["drain", "--undo"]).success();
     node.wait_for("the maintenance is over");
-    // That it is done is known, and not when the last connection ends.
+    // It is known that the node drains, but not when the last connection ends.
     let waited = machine.laneway(["drain", "--wait", "1s"]);
     assert!(waited.code == Some(1) && waited.stderr.contains("cannot wait for the connections"), "{waited}");
 }

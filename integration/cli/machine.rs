@@ -32,7 +32,7 @@ pub(crate) struct Node {
 }
 
 impl Machine {
-    /// One without a group.
+    /// A machine without a group.
     pub(crate) fn new() -> Self {
         let machine = Self(tempfile::tempdir().unwrap());
         // The user's file hides /etc/laneway/laneway.toml of the machine that runs the tests.
@@ -40,7 +40,7 @@ impl Machine {
         machine
     }
 
-    /// One that has made a group.
+    /// A machine that has made a group.
     pub(crate) fn with_group() -> (Self, String) {
         let machine = Self::new();
         let code = machine.laneway(["init", "--name", "first"]).success().code();
@@ -89,7 +89,7 @@ impl Machine {
         command
     }
 
-    /// The same under a limit on open files: `-S` for one that may be raised, nothing for a hard one.
+    /// As `up`, under a limit on open files: `-S` for one that may be raised, nothing for a hard one.
     pub(crate) fn up_limited(&self, address: &str, kind: &str, files: u32) -> Command {
         let inner = self.up(address, &["--proxy", &format!("{address}:0")]);
         let mut command = Command::new("sh");
@@ -99,7 +99,7 @@ impl Machine {
         command
     }
 
-    /// Starts that, with the proxy on the same address, and waits until it is ready.
+    /// Starts `laneway up`, with the proxy on the same address, and waits until it is ready.
     pub(crate) fn start(&self, address: &str, options: &[&str]) -> Node {
         let mut command = self.up(address, options);
         command.args(["--proxy", &format!("{address}:0")]);
@@ -123,7 +123,7 @@ impl Output {
         self
     }
 
-    /// Fails unless the command ended with this code, and said each of these on a line that begins so.
+    /// Fails unless the command ended with this code, and printed a line that begins with each of these.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, lines: &[&str]) {
         assert_eq!(self.code, Some(code), "{self}");

@@ -33,7 +33,7 @@ fn init_makes_private_files_and_prints_the_command_for_the_others() {
     assert!(files.iter().all(|(_, mode)| *mode == 0o600), "{files:?}");
 }
 
-/// A user without a home could not make one.
+/// A user without a home could not create one.
 #[test]
 fn commands_that_find_no_state_directory_make_none() {
     let machine = Machine::new();
@@ -346,7 +346,7 @@ fn guesses_slow_nobody_who_has_the_code_and_lock_nothing() {
             });
         }
     });
-    // From the very address that has guessed, and with the code that was guessed at.
+    // From the same address that has guessed, and with the code that was guessed at.
     let output = Machine::new().laneway(["join", &code, "--gateway", &link]).success();
     assert!(output.stdout.contains("Joined the group 'lan'"), "{output}");
 }
@@ -421,7 +421,7 @@ fn the_only_copy_of_the_groups_key_is_not_deleted_by_accident() {
         ],
     );
     machine.laneway(["ca", "export", text(&machine.path("backup"))]).success();
-    // Exported, but there is nobody to tell.
+    // Exported, but there is nobody to tell of the departure.
     leave(&[]).failed(
         1,
         &["error: no gateway of the group can be told", "hint: start one, or name it with --gateway"],
@@ -453,7 +453,7 @@ fn the_only_copy_of_the_groups_key_is_not_deleted_by_accident() {
     assert!(members.contains("first ") && members.contains("again "), "{members}");
 }
 
-/// Another member, made by an import, which holds the group's key then.
+/// Another member, made by an import, so that it holds the group's key.
 fn importer(first: &Machine, name: &str) -> Machine {
     let (file, other) = (first.path(name), Machine::new());
     first.laneway(["ca", "export", text(&file)]).success();
@@ -506,7 +506,7 @@ fn revoke_says_that_a_machine_with_the_groups_key_keeps_its_copy() {
     ] {
         assert_eq!(said.contains(words), words != "epoch", "{words}: {said}");
     }
-    // The way that it names.
+    // As the warning says.
     let code = {
         first.laneway(["leave", "--force", "--yes", "--lan", "127.0.0.43"]).success();
         first.laneway(["init"]).success().code()
@@ -524,7 +524,7 @@ fn a_removed_machine_leaves_although_no_gateway_accepts_it() {
     first.laneway(["revoke", "spare"]).success();
     let file = first.path("again");
     first.laneway(["ca", "export", text(&file)]).success();
-    // Now it knows, and its copy of the key is gone.
+    // Now the spare machine knows, and its copy of the key is gone.
     spare.laneway(["ca", "import", text(&file)]).success();
     fs::remove_file(spare.state().join("ca.key")).unwrap();
     let output = spare.laneway(["leave", "--yes", "--lan", "127.0.0.43"]).success();
@@ -553,7 +553,7 @@ fn commands_of_the_authority_name_the_machine_that_can_run_them() {
             ],
         );
     }
-    // A copy of the key makes it able to.
+    // With a copy of the key another member can.
     first.laneway(["revoke", "first"]).failed(
         2,
         &[

@@ -1,4 +1,4 @@
-//! What is made for Prometheus asks for what `/metrics` really has.
+//! What is made for Prometheus uses only metrics that `/metrics` has.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -47,7 +47,7 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
 #[test]
 fn promtool_finds_nothing_wrong_with_the_metrics_the_alerts_and_the_dashboard() {
     if Command::new("promtool").arg("--version").output().is_err() {
-        // Past the test runner, which keeps what a passing test says to itself.
+        // Printed past the test runner, which hides the output of passing tests.
         let _ =
             writeln!(std::io::stderr(), "\nskipped: promtool is not installed: nothing was checked by it");
         return;

@@ -52,7 +52,7 @@ fn a_second_signal_ends_a_node_that_waits_for_an_open_connection() {
     node.wait_for("stopped: another signal came");
 }
 
-/// Opens a tunnel through the node's local port; gives the status that it was answered with.
+/// Opens a tunnel through the node's local port; returns the status of the answer.
 fn tunnel(proxy: &str, target: &str) -> (TcpStream, String) {
     let mut app = TcpStream::connect(proxy).unwrap();
     write!(app, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
@@ -117,7 +117,7 @@ fn a_reload_changes_the_time_for_commands_and_names_what_waits_for_the_next_star
     node.signal(Signal::SIGHUP);
     let later = node.wait_for("after a restart");
     assert!(later.contains("log-format") && !later.contains("command-timeout"), "{later}");
-    // It waits still when the file is read again.
+    // The format still waits when the file is read again.
     std::fs::write(
         &file,
         format!("{fixed}command-timeout = 0.2\nlog-format = 'json'\nfront-ca = '/nowhere/ca.pem'\n"),
@@ -192,7 +192,7 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     let proxy = node.address("local proxy");
     let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(&proxy).unwrap()).collect();
     node.wait_for("no connection can be accepted for now");
-    // Nor is that of a command.
+    // Nor is a command's connection accepted.
     machine.laneway(["status"]).failed(
         1,
         &[
@@ -202,7 +202,7 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
         ],
     );
     for _ in 0..3 {
-        // One place is free again, taken at once, and missing again.
+        // One descriptor is free again, taken at once, and missing again.
         drop(held.remove(0));
     }
     drop(held);
@@ -211,7 +211,7 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    // Once for each time, and not for each attempt.
+    // Once each time, not for each attempt.
     assert!(node.count("no connection can be accepted for now") <= 5);
 }
 

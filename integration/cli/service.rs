@@ -1,4 +1,4 @@
-//! A node under a service manager: what it tells (`sd_notify(3)`), and what it leaves to others.
+//! A node under a service manager: what it reports (`sd_notify(3)`), and what it leaves to others.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::machine::{Machine, Node};
 /// Longer than any node takes. Reached only by a test that fails.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a node is told by and tells: the socket in its environment.
+/// The service manager: the socket in the node's environment.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -20,7 +20,7 @@ impl Manager {
         Self(socket)
     }
 
-    /// Starts a node under this manager with these variables besides.
+    /// Starts a node under this manager with these additional variables.
     fn start(&self, machine: &Machine, address: &str, variables: &[(&str, &str)]) -> Node {
         let mut command = machine.up(address, &["--proxy", &format!("{address}:0"), "--drain", "7"]);
         command.env("NOTIFY_SOCKET", machine.path("notify")).envs(variables.iter().copied());

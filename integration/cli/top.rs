@@ -29,7 +29,7 @@ struct Terminal {
     program: Child,
     shown: Receiver<Vec<u8>>,
     text: String,
-    /// The other end, for its settings.
+    /// The other end of the terminal, for its settings.
     line: OwnedFd,
     before: Termios,
 }
@@ -70,7 +70,7 @@ impl Terminal {
         }
     }
 
-    /// Waits until the cursor is shown again that was hidden.
+    /// Waits until the hidden cursor is shown again.
     #[track_caller]
     fn wait_for_cursor(&mut self) {
         while self.text.rfind(SHOW) <= self.text.rfind(HIDE) {

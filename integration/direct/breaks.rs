@@ -1,4 +1,4 @@
-//! Connections that break while both directions are in use: the system tells that once, to a write or to a read.
+//! Connections that break while both directions are in use: the system reports that only once, to a write or to a read.
 
 use std::time::Duration;
 
@@ -8,18 +8,19 @@ use tokio::time::timeout;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
 
-/// How long nothing is taken of what is sent until that counts as an end of it.
+/// How long a write must make no progress to count as blocked.
 const A_WHILE: Duration = Duration::from_millis(300);
 /// Which direction notices a break first is a matter of chance.
 const ROUNDS: usize = 6;
 
-/// Sends until nothing more is taken, so that whoever passes it on waits to write.
+/// Sends until nothing more is taken, so that the node which passes it on waits to write.
 async fn fill(peer: &mut Peer) {
     let block = vec![b'x'; 64 << 10];
     while timeout(A_WHILE, peer.stream.write_all(&block)).await.is_ok_and(|written| written.is_ok()) {}
 }
 
-/// A tunnel, or a request with a long body and no end of the response but that of the connection; at the app and at the server.
+/// A tunnel, or a request with a long body whose response ends only with its connection: the app's end and the
+/// server's.
 async fn open(proxy: &Proxy, is_tunnel: bool) -> (Peer, Peer) {
     let origin = Origin::new();
     let at = origin.address;
@@ -81,7 +82,7 @@ async fn an_answer_that_comes_before_the_end_of_an_upload_arrives_whatever_becom
             if ends {
                 server.end();
             }
-            // With unread data that is a reset.
+            // With unread data this is a reset.
             drop(server);
             app.hear("answer").await;
         }

@@ -22,7 +22,7 @@ struct Site {
     lab: Lab,
     proxy: Proxy,
     origin: Origin,
-    /// What is said here goes to the gateway as it is.
+    /// Requests sent to this address go to the gateway unchanged.
     node: SocketAddr,
     _relay: JoinSet<()>,
 }
@@ -48,7 +48,7 @@ impl Site {
         app
     }
 
-    /// The client's node itself, with this request: what it says to the gateway no app can say.
+    /// Sends this request as the client's node itself, which can tell the gateway what no app can.
     async fn node(&self, line: &str, fields: &str) -> Peer {
         let mut node = Peer::connect(self.node).await;
         node.say(format!("{line} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.origin.address)).await;
@@ -71,7 +71,7 @@ impl Site {
         app.exactly(length(&head)).await
     }
 
-    /// The status and the body that an app gets without a request to the server: the test would wait for ever otherwise.
+    /// The status and the body that an app gets without a request to the server: otherwise the test would wait for ever.
     async fn hit(&self, line: &str, fields: &str) -> (String, String) {
         let mut app = self.app(line, fields).await;
         let head = app.head().await;
@@ -150,7 +150,7 @@ async fn heads_with_very_many_fields_pass_the_link_in_both_directions() {
     app.exactly(10).await;
 }
 
-/// It got the whole, because such a request was shared with those for the whole.
+/// Such a request got the whole body, because it was shared with requests for the whole body.
 #[tokio::test]
 async fn several_ranges_and_other_units_are_for_the_server_unless_what_is_stored_is_fresh() {
     let site = Site::new().await;
@@ -159,7 +159,7 @@ async fn several_ranges_and_other_units_are_for_the_server_unless_what_is_stored
         for stored in [None, Some(&*stale), Some(FRESH).filter(|_| range.starts_with("lines"))] {
             let path = format!("/{number}");
             if let Some(stored) = stored {
-                // What is stored would answer it otherwise.
+                // Otherwise the stored response would answer it.
                 let mut app = site.app(&format!("GET {path}"), "Cache-Control: no-cache\r\n").await;
                 let (mut server, _) = site.server().await;
                 server.say(stored).await;
@@ -217,7 +217,7 @@ async fn several_ranges_of_what_is_stored_and_fresh_are_sent_without_asking_the_
     assert_eq!(site.hit("GET /f", "").await.1, body);
 }
 
-/// The whole came with the digest of a part of it.
+/// The whole body came with the digest of a part of it.
 #[tokio::test]
 async fn what_a_part_says_of_its_own_bytes_is_said_of_nothing_else() {
     let site = Site::new().await;
@@ -283,8 +283,8 @@ async fn one_connection_of_an_app_gets_stored_responses_and_others_in_their_orde
     app.hear("0123456789").await;
 }
 
-/// Some servers leave the body of a request unread and take it for the next request, so what they answer next is what an app had
-/// them answer.
+/// Some servers leave the body of a request unread and take it for the next request, so an app could choose what they answer
+/// next.
 #[tokio::test]
 async fn what_is_stored_never_comes_over_a_connection_on_which_an_app_has_sent_a_body() {
     let site = Site::new().await;
@@ -403,7 +403,7 @@ async fn a_validation_that_names_another_field_lets_only_those_with_the_same_val
 async fn a_response_that_has_changed_replaces_the_stored_one() {
     let site = Site::new().await;
     site.fetch("/f", &FRESH.replace("max-age=60", "no-cache")).await;
-    // It is stored only after it was sent.
+    // The response is stored only after it was sent.
     assert_eq!(
         site.fetch("/f", &FRESH.replace("\"a\"", "\"b\"").replace("0123", "abcd")).await,
         "abcd456789"
@@ -425,7 +425,7 @@ async fn apps_that_ask_while_it_is_fetched_share_one_request_and_read_at_once() 
         app.head().await;
         app.hear("01234").await;
     }
-    // The one who began it leaves.
+    // The app that began the fetch leaves.
     apps.remove(0).reset();
     server.say("56789").await;
     for app in &mut apps {
@@ -435,7 +435,7 @@ async fn apps_that_ask_while_it_is_fetched_share_one_request_and_read_at_once() 
     assert_eq!(body, "0123456789");
 }
 
-/// A member got the page of another one whose request was under way: the server had named no Vary, and no lifetime.
+/// A member got the page of another member whose request was under way: the server had named no Vary, and no lifetime.
 #[tokio::test]
 async fn what_may_depend_on_who_asks_is_shared_only_once_it_may_be_used_without_asking() {
     let site = Site::new().await;
@@ -474,7 +474,7 @@ async fn what_may_depend_on_who_asks_is_shared_only_once_it_may_be_used_without_
     }
 }
 
-/// By naming any digest a member got the page of another one that was under way, or was just being validated.
+/// By naming any digest a member got another member's page that was under way, or was just being validated.
 #[tokio::test]
 async fn a_digest_that_no_index_names_opens_nothing_that_belongs_to_another() {
     let site = Site::new().await;
@@ -517,7 +517,7 @@ async fn whoever_asks_meanwhile_gets_the_response_although_the_first_one_left_be
     let first = site.app("GET /f", "").await;
     let (mut server, _) = site.server().await;
     let mut second = site.app("GET /f", "").await;
-    // From then on it waits for the same fetch: everything runs on one thread.
+    // Once it is dispatched, the second app waits for the same fetch: everything runs on one thread.
     let dispatched =
         || site.lab.telemetry.connections.values().iter().map(|(_, count)| count).sum::<u64>() >= 2;
     while !dispatched() {
@@ -636,7 +636,7 @@ async fn a_response_varies_by_what_it_says() {
     }
 }
 
-/// While one variant was fetched, each app that gets another one had a fetch of its own.
+/// While one variant was fetched, each app that asked for another variant had a fetch of its own.
 #[tokio::test]
 async fn apps_share_each_of_several_variants_that_are_fetched_at_the_same_time() {
     let site = Site::new().await;
@@ -669,7 +669,7 @@ async fn apps_share_each_of_several_variants_that_are_fetched_at_the_same_time()
     }
 }
 
-/// The longest one was.
+/// The longest response was used.
 #[tokio::test]
 async fn of_several_that_suit_the_most_recent_one_is_used() {
     let site = Site::new().await;
@@ -678,7 +678,7 @@ async fn of_several_that_suit_the_most_recent_one_is_used() {
     site.server().await.0.say(old).await;
     first.head().await;
     first.exactly(10).await;
-    // Those who ask for something else get a shorter one, which is for all by now.
+    // A request for another type gets a shorter response, which is now for all.
     let mut second = site.app("GET /f", "Accept: b\r\n").await;
     site.server().await.0.say(FRESH.replace("10\r\n\r\n0123456789", "3\r\n\r\nnew")).await;
     second.head().await;
@@ -688,7 +688,7 @@ async fn of_several_that_suit_the_most_recent_one_is_used() {
     }
 }
 
-/// Whoever accepted what was stale got the page of another user.
+/// A request that accepted stale responses got the page of another user.
 #[tokio::test]
 async fn what_was_never_fresh_is_not_given_to_whoever_accepts_what_is_stale() {
     let site = Site::new().await;
@@ -774,7 +774,7 @@ async fn a_body_that_ends_too_early_is_complete_for_nobody_and_is_not_stored() {
     assert_eq!(site.fetch("/f", FRESH).await, "0123456789", "asks the server");
 }
 
-/// Whoever controls one server must not speak for another one.
+/// The owner of one server must not speak for another.
 #[tokio::test]
 async fn a_request_for_another_host_than_the_one_it_is_sent_to_is_not_stored_for_that_host() {
     let lab = Lab::new().await;
@@ -834,7 +834,7 @@ async fn a_part_is_stored_and_completed_by_what_is_missing() {
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
 }
 
-/// As when a download is continued that is complete: a part was fetched for nothing, and then the server was asked once more.
+/// As when a complete download is continued: a part was fetched for nothing, and then the server was asked once more.
 #[tokio::test]
 async fn a_range_behind_the_end_is_answered_by_what_was_asked_for_it() {
     let site = Site::new().await;
@@ -900,7 +900,7 @@ async fn what_came_of_an_interrupted_download_is_kept_and_the_rest_is_shared() {
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
 }
 
-/// Before, whoever wanted all of it went to the server four times too often, and then for the whole.
+/// Before, an app that wanted the whole body sent the server four needless requests, and then one for the whole body.
 #[tokio::test]
 async fn who_wants_all_of_it_shares_the_fetch_of_the_rest_with_who_wants_the_rest() {
     let site = Site::new().await;
@@ -985,7 +985,7 @@ async fn a_fetch_that_cannot_go_on_with_the_same_content_is_complete_for_nobody(
     }
 }
 
-/// Before, whoever began the fetch held up its own body: nothing was read that the disk did not take.
+/// Before, the app that began the fetch was held up: nothing was read that the disk did not take.
 #[tokio::test]
 async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
     let lab = Lab::with_limits("cache-size = '300K'").await;
@@ -1016,7 +1016,7 @@ async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
     app.hear("0\r\n\r\n").await;
 }
 
-/// A body whose length was not known beforehand took the whole store, or left there what the app had asked for anew.
+/// A body whose length was not known beforehand took the whole store, or left in it what the app had asked to replace.
 #[tokio::test]
 async fn what_is_too_large_to_be_stored_displaces_what_it_replaces_and_nothing_else() {
     let lab = Lab::with_limits("cache-size = '1M'").await;
@@ -1039,7 +1039,7 @@ async fn no_length_that_a_server_states_does_any_harm() {
     let two = "10\r\nContent-Length: 11";
     let lengths = ["18446744073709551615", "9223372036854775808", "10, 11", "-1", "1e3", "+3", "0x3", two];
     for (number, length) in lengths.into_iter().enumerate() {
-        // What an index names is stored under other conditions.
+        // A file that an index names is stored under other conditions.
         let fields = if number % 2 == 0 { String::new() } else { named("abc") };
         let mut app = site.app(&format!("GET /{number}"), &fields).await;
         let (mut server, _) = site.server().await;
@@ -1049,7 +1049,7 @@ async fn no_length_that_a_server_states_does_any_harm() {
             ))
             .await;
         server.reset();
-        // A refusal, or what came of it before the end.
+        // A refusal, or what came before the end.
         let _ = app.next_head().await;
     }
     assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
@@ -1062,7 +1062,7 @@ fn named(content: &str) -> String {
     format!("Laneway-Digest: sha256:{}\r\n", sha256(content.as_bytes()))
 }
 
-/// Without a lifetime and a validator, so that only its digest can tell that it is still right.
+/// A response without a lifetime and a validator, so that only its digest can show that it is still right.
 fn plain(content: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{content}", content.len())
 }
@@ -1101,7 +1101,7 @@ async fn no_app_can_say_what_only_its_node_may_say_to_the_gateway() {
     server.say(FRESH).await;
     app.head().await;
     app.hear("0123456789").await;
-    // It does not count as proved, and nothing is removed.
+    // The response does not count as proved, and nothing is removed.
     assert_eq!(site.hit("GET /a", &fields).await.1, "0123456789");
     assert_eq!(site.fetch("/b", &plain("something")).await, "something");
 }
@@ -1128,7 +1128,7 @@ async fn a_file_with_a_proved_digest_answers_for_every_url_and_is_not_validated(
         assert_eq!(body, right);
         assert!(line(&head, "Cache-Status").unwrap().contains("hit"), "{head}");
     }
-    // In memory by now, and in parts.
+    // From memory by now, and a part of it.
     let (head, body) = site.hit_named("GET /b", &format!("{}Range: bytes=4-8\r\n", named(right))).await;
     assert_eq!((line(&head, "Content-Range"), &*body), (Some("bytes 4-8/14"), "right"));
     // Without the digest, or with another one, the server is asked.
@@ -1153,7 +1153,7 @@ async fn what_was_stored_for_another_url_has_none_of_its_fields() {
     for name in ["Refresh", "Link", "X-A", "Last-Modified"] {
         assert!(line(&head, name).is_none(), "{head}");
     }
-    // For its own one they count.
+    // For its own URL the conditions count.
     let mut app = site.node("GET /a", &format!("{}{conditions}", named("file"))).await;
     assert!(app.head().await.starts_with("HTTP/1.1 304 "));
 }
@@ -1205,7 +1205,7 @@ async fn wrong_bytes_under_a_digest_are_not_stored_and_never_displace_the_right_
     }
     assert_eq!(site.lab.telemetry.cache.values(), [("miss", 2), ("poisoned", 2)]);
     assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
-    // Whoever says that it was wrong: it is right.
+    // A node that calls the file wrong still gets it: it is right.
     let discarding = format!("{}Laneway-Discard: ?1\r\n", named(right));
     for path in ["/a", "/b"] {
         assert_eq!(site.hit_named(&format!("GET {path}"), &discarding).await.1, right);
@@ -1241,7 +1241,7 @@ async fn a_stored_file_is_proved_once_its_digest_is_known_and_is_not_used_for_an
         )
     };
     site.fetch("/a", &fresh("the old file")).await;
-    // It may be used by its lifetime, but it is another file.
+    // The stored response is still fresh, but it is another file.
     assert_eq!(site.fetch_named("GET /a", &named("the new one"), &fresh("the new one")).await, "the new one");
     assert_eq!(site.hit_named("GET /a", "").await.1, "the new one");
     site.fetch("/b", &fresh("something")).await;
@@ -1274,7 +1274,7 @@ async fn fetches_by_several_urls_of_one_file_are_one() {
 async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own() {
     let site = Site::new().await;
     let (right, wrong) = ("the right file", "the wrong one.");
-    // It has no such file.
+    // The server of /a has no such file.
     let fields = named(right);
     let mut first = site.node("GET /a", &fields).await;
     let (mut server, _) = site.server().await;
@@ -1291,7 +1291,7 @@ async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own()
     own.say(plain(right)).await;
     second.head().await;
     second.hear(right).await;
-    // It is not what it should be: its URL, and whoever has asked for it, is left alone from then on.
+    // The file is wrong: from then on nobody shares a fetch of that URL.
     let fields = named("another file..");
     assert_eq!(site.fetch_named("GET /wrong", &fields, &plain(wrong)).await, wrong);
     let mut first = site.node("GET /c", &fields).await;
@@ -1320,7 +1320,7 @@ async fn a_fetch_by_another_url_that_stands_still_holds_nobody_for_long() {
     first.hear("0123456789").await;
 }
 
-/// How long a file is that takes a while, and how much of it comes each second: more than what counts as standing still.
+/// The size of a file that takes a while, and how much of it comes each second: more than counts as standing still.
 const LARGE: usize = 4 * 1024 * 1024;
 const STEP: usize = 128 * 1024;
 
@@ -1364,7 +1364,7 @@ impl Slow {
     }
 }
 
-/// It held everybody who asked for that file, although their own server was faster by far.
+/// The slow fetch held up everybody who asked for that file, although their own server was much faster.
 #[tokio::test]
 async fn a_fetch_by_another_url_that_trickles_is_left_for_a_server_that_proves_to_be_faster() {
     let clock = Clock::stop();
@@ -1386,7 +1386,7 @@ async fn a_fetch_by_another_url_that_trickles_is_left_for_a_server_that_proves_t
     let _rest = site.node("GET /b", &fields).await;
     let (_own, head) = site.server().await;
     assert!(head.starts_with("GET /b ") && line(&head, "Range").is_some(), "{head}");
-    // Whoever asked for that URL still gets it.
+    // The app that asked for that URL still gets the file.
     tokio::join!(server.say(&text[at..]), async { assert!(first.exactly(LARGE - at).await == text[at..]) });
 }
 
@@ -1410,13 +1410,13 @@ async fn a_slow_fetch_is_shared_on_while_no_other_server_proves_to_be_faster() {
 struct Still {
     clock: Clock,
     site: Site,
-    /// Who began the fetch, and has the half.
+    /// The app that began the fetch and has half of the file.
     app: Peer,
     /// The connection over which nothing comes.
     server: Peer,
 }
 
-/// Who can be asked for the rest of the file.
+/// Fields by which the rest can be asked for.
 const VALIDATED: &str = "ETag: \"a\"\r\nContent-Length: 10\r\n";
 
 impl Still {
@@ -1438,11 +1438,11 @@ impl Still {
     }
 }
 
-/// They waited for 25 s, and got a 504 then.
+/// Such requests waited for 25 s, and then got a 504.
 #[tokio::test]
 async fn parts_behind_a_fetch_that_stands_still_are_asked_for_by_themselves() {
     let mut still = Still::with(VALIDATED).await;
-    // This one asks while it might still come.
+    // This app asks while its part might still come.
     let mut early = still.site.app("GET /f", "Range: bytes=6-6\r\n").await;
     delivered(&early).await;
     still.pass(1).await;
@@ -1454,7 +1454,7 @@ async fn parts_behind_a_fetch_that_stands_still_are_asked_for_by_themselves() {
     still.pass(1).await;
     for (range, asks, (start, end), wants) in [
         ("7-7", "7-7", (7, 8), "7"),
-        // Only what the other parts lack.
+        // Only the bytes that the other parts lack.
         ("-2", "8-", (8, 10), "89"),
         ("4-5", "4-5", (4, 6), "45"),
     ] {
@@ -1466,7 +1466,7 @@ async fn parts_behind_a_fetch_that_stands_still_are_asked_for_by_themselves() {
         assert_eq!(line(&app.head().await, "Content-Range"), Some(&*expected), "{range}");
         app.hear(wants).await;
     }
-    // What has come is there for all.
+    // The bytes that have come are there for all.
     let (_, body) = still.site.hit("GET /f", "Range: bytes=1-3\r\n").await;
     assert_eq!(body, "123");
     let mut head = still.site.app("HEAD /f", "").await;
@@ -1525,7 +1525,7 @@ async fn a_server_without_ranges_is_asked_for_all_of_it_behind_a_fetch_that_stan
 async fn who_shares_a_fetch_that_stands_still_gets_the_rest_over_another_connection() {
     let mut still = Still::with(VALIDATED).await;
     still.pass(4).await;
-    // Whoever is alone waits for the server, as without a cache.
+    // A lone app waits for the server, as without a cache.
     let mut other = still.site.app("GET /f", "").await;
     other.head().await;
     other.hear("01234").await;
@@ -1584,7 +1584,7 @@ async fn nobody_joins_a_fetch_that_stands_still_and_cannot_go_on() {
     still.app.hear("5\r\n56789\r\n0\r\n\r\n").await;
 }
 
-/// Whoever came later waited for a file that the server did not have any more.
+/// An app that came later waited for a file that the server no longer had.
 #[tokio::test]
 async fn nobody_joins_a_fetch_that_stands_still_once_the_server_has_something_else() {
     let mut still = Still::with(VALIDATED).await;
@@ -1609,7 +1609,7 @@ async fn nobody_joins_a_fetch_that_stands_still_once_the_server_has_something_el
     assert_eq!(still.site.hit("GET /f", "").await.1, "abcde");
 }
 
-/// Whoever asked for something that may be stored got nothing, for as long as the disk did not answer.
+/// A request for something that may be stored got nothing for as long as the disk did not answer.
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {
     let site = Site::new().await;
@@ -1643,7 +1643,7 @@ async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {
     assert_eq!(site.hit("GET /small", "").await.1, "0123456789");
 }
 
-/// Whoever could change what is at its URL took the file from all others.
+/// Anyone who could change the content at its URL took the file from all others.
 #[tokio::test]
 async fn what_was_proved_stays_when_its_url_changes() {
     let site = Site::new().await;
@@ -1657,13 +1657,13 @@ async fn what_was_proved_stays_when_its_url_changes() {
         app.head().await;
         assert_eq!(site.hit_named("GET /b", &named(right)).await.1, right, "{method}");
         assert_eq!(site.hit_named("GET /a", &named(right)).await.1, right, "{method}");
-        // It is not what the URL stands for any more.
+        // The URL no longer stands for the file.
         let fresh = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 3\r\n\r\nnew";
         assert_eq!(site.fetch("/a", fresh).await, "new", "{method}");
         assert_eq!(site.hit("GET /a", "").await.1, "new", "{method}");
         assert_eq!(site.hit_named("GET /c", &named(right)).await.1, right, "{method}");
     }
-    // Nor by anything else that may be stored in its place.
+    // Nor is it removed by anything else that is stored in its place.
     let other = named("the other file");
     assert_eq!(site.fetch_named("GET /d", &named("file d"), &plain("file d")).await, "file d");
     assert_eq!(site.fetch_named("GET /d", &other, &plain("the other file")).await, "the other file");

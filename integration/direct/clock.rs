@@ -18,7 +18,7 @@ use crate::peer::{DEADLINE, Peer};
 pub(crate) struct Clock(Sender<()>);
 
 impl Clock {
-    /// Stops the clock, for the usual deadline of a step at most: a test that then still waits fails.
+    /// Stops the clock, for at most the usual deadline of a step: a test that still waits then fails.
     pub(crate) fn stop() -> Self {
         pause();
         let (end, ended) = channel();
@@ -27,8 +27,8 @@ impl Clock {
         Self(end)
     }
 
-    /// Lets this time pass, and all tasks run whose deadline is reached. What a task waits for from another one must have
-    /// been delivered.
+    /// Lets this time pass, and runs all tasks whose deadlines are reached. What one task waits for from another must
+    /// have been delivered.
     pub(crate) async fn pass(&self, time: Duration) {
         advance(time).await;
         settle().await;

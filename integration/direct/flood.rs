@@ -1,5 +1,5 @@
-//! Members that break the rules of HTTP/2, or stay just within them: their own link may end for it, nobody else's.
-//! And what one bad tunnel does to a link: nothing.
+//! Members that break the rules of HTTP/2, or stay just within them: that may end their own link, but nobody
+//! else's. One bad tunnel does nothing to its link.
 
 use std::net::SocketAddr;
 
@@ -45,7 +45,7 @@ impl Bystander {
         tunnel.unwrap()
     }
 
-    /// The old tunnel, and a new one, do what tunnels do.
+    /// Checks that the old tunnel and a new one carry data.
     async fn goes_on(&mut self) {
         let mut new = Self::open(&self.link, &self.origin).await;
         for tunnel in [&mut self.tunnel, &mut new] {
@@ -54,7 +54,7 @@ impl Bystander {
         }
     }
 
-    /// While somebody else floods, and until that is over.
+    /// Checks that again and again until the flood is over.
     async fn goes_on_beside<T: Send + 'static>(
         &mut self,
         flood: impl Future<Output = T> + Send + 'static,
@@ -69,7 +69,7 @@ impl Bystander {
     }
 }
 
-/// Says the same again and again, `times` times or until the link ends; whether it did.
+/// Writes what `what` makes, `times` times or until the link ends. Returns whether the link ended.
 async fn repeat(raw: Raw, read: bool, times: usize, mut what: impl FnMut() -> Vec<u8> + Send) -> bool {
     let Raw { input, mut output } = raw;
     let reader = read.then(|| tokio::spawn(input.swallow()));
@@ -121,7 +121,7 @@ async fn floods_of_settings_and_pings_that_nobody_reads_the_answers_of_hurt_nobo
         for read in [true, false] {
             let raw = Raw::connect(&lab, &lab.client).await;
             let flood = flood.clone();
-            // Who does not read the answers is not read any more: it never gets through.
+            // A member that does not read the answers is no longer read: it never gets through.
             let flooding = tokio::spawn(repeat(raw, read, 300, move || flood.clone()));
             for _ in 0..20 {
                 bystander.goes_on().await;
@@ -136,7 +136,7 @@ async fn floods_of_settings_and_pings_that_nobody_reads_the_answers_of_hurt_nobo
 async fn a_member_that_takes_nothing_hurts_nobody_else() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let mut bystander = Bystander::new(&lab).await;
-    // Without a window for any stream, and with one but without ever reading what comes.
+    // Without a window for any stream; then with one, but without ever reading what comes.
     for (window, reads) in [(0, true), (1 << 30, false)] {
         let Raw { input, mut output } = Raw::with_window(&lab, &lab.client, window).await;
         output.say(streams(300).flat_map(|stream| connect(stream, origin.address)).collect::<Vec<_>>()).await;
@@ -187,7 +187,7 @@ async fn open(link: &Link, raw: &mut Raw) -> (LinkTunnel, u32) {
     (tunnel.unwrap(), stream)
 }
 
-/// Opens and drops so many downloads, and lets some frames of each arrive after that; the resets that came back.
+/// Opens and drops `count` downloads, and lets `late` frames of each arrive after that. Returns how many resets came back.
 async fn abort_downloads(count: usize, late: usize) -> usize {
     let (_lab, link, mut raw) = scripted().await;
     let mut tunnels = Vec::new();

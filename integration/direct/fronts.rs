@@ -24,7 +24,7 @@ struct Page {
     status: &'static str,
     fields: String,
     body: Vec<u8>,
-    /// More than this is announced and never sent.
+    /// How many more bytes are announced and never sent.
     missing: usize,
 }
 
@@ -174,7 +174,7 @@ impl Site {
         (head.to_owned(), body.to_owned())
     }
 
-    /// What comes of a response that is cut off.
+    /// As much as comes of a response that is cut off.
     async fn cut(&self, path: &str) -> String {
         self.ask(path, "").await.rest_before_reset().await
     }
@@ -264,11 +264,11 @@ async fn a_file_that_is_not_the_one_in_the_index_is_never_complete() {
         assert!(body.len() < wrong.len() && wrong.starts_with(body), "{} bytes", body.len());
         assert_eq!(site.counted("poisoned"), asked);
     }
-    // Nor what is one piece.
+    // Nor is a file of one piece.
     site.registry.put("/six.whl", page(FRESH, "tiny"));
     let cut = site.cut(&path).await;
     assert!(!cut.contains("tiny"), "{cut}");
-    // Nor what a tool would take for a success without being the whole.
+    // Nor is an answer that a tool would take for the whole.
     for status in ["203 Other", "206 Partial Content"] {
         let fields = "Content-Range: bytes 0-299999/300000\r\n";
         site.registry.put("/six.whl", Page { status, ..page(fields, wrong.clone()) });
@@ -287,14 +287,14 @@ async fn a_file_with_two_urls_crosses_the_gateway_once_and_is_never_validated() 
     let wheel = file(0);
     let link = |path: &str| format!("<a href=\"{path}#sha256={}\">f</a>", sha256(wheel.as_bytes()));
     site.registry.put("/simple/six/", page(HTML, link("/one/six.whl") + &link("/two/six.whl")));
-    // It has neither a lifetime nor a validator.
+    // The file has neither a lifetime nor a validator.
     site.registry.put("/one/six.whl", page("", wheel.clone()));
     let (_, index) = site.get("/pypi/six/").await;
     for part in ["one/six.whl", "two/six.whl", "one/six.whl"] {
         assert!(site.get(&path_in(&index, part)).await.1 == wheel);
     }
     assert_eq!((site.registry.asked("/one/six.whl"), site.registry.asked("/two/six.whl")), (1, 0));
-    // What is wrong at the server by now is not asked for, and displaces nothing.
+    // The file that is now wrong at the server is not asked for, and displaces nothing.
     site.registry.put("/one/six.whl", page(FRESH, file(1)));
     assert!(site.get(&path_in(&index, "one/six.whl")).await.1 == wheel);
     assert_eq!((site.counted("verified"), site.counted("poisoned")), (4, 0));
@@ -426,7 +426,7 @@ async fn a_redirect_of_a_registry_leads_back_and_keeps_the_digest() {
     assert!(site.get(&path).await.1 == layer);
 }
 
-/// The tool followed past the node, or took what anybody could have changed.
+/// The tool followed the redirect past the node, or took what anybody could have changed.
 #[tokio::test]
 async fn a_redirect_leads_neither_past_the_node_nor_from_tls_to_what_nothing_vouches_for() {
     let site = Site::new(&["pypi=URL/simple/", "npm=URL/npm/", "oci=URL"]).await;
@@ -538,7 +538,8 @@ async fn a_login_goes_to_the_registry_alone_and_its_answer_is_not_stored() {
     }
     assert_eq!(site.registry.asked("/npm/a"), 2);
     assert!(site.registry.heads.lock().unwrap()[0].contains("Authorization: Bearer mine"));
-    // Its certificate is not valid here, so nothing reaches it; what would have been sent is what the registry's host gets.
+    // The other host's certificate is not valid here, so nothing reaches it; it would have been sent what the
+    // registry's host gets.
     let (head, _) =
         site.get_with(&format!("/npm/~/https/{}/x", other.address), "Authorization: Bearer mine\r\n").await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
@@ -612,7 +613,7 @@ async fn a_file_that_changes_under_a_fetch_is_never_mixed_and_the_new_one_follow
         got.len()
     );
     assert!(got.len() < old.len());
-    // By the old index there is none, and by the new one the new one.
+    // By the old index no file is delivered, by the new index the new one is.
     site.cut(&path).await;
     let (_, after) = site.get("/pypi/six/").await;
     for _ in 0..2 {

@@ -90,7 +90,7 @@ async fn pipelined_requests_are_answered_in_their_order_over_one_connection() {
         pair.app.hear(&format!("#{number}")).await;
     }
     assert_eq!(pair.proxy.dials(), 1, "the connection to the server is used again");
-    // And after a while without a request.
+    // Even after a while without a request.
     pair.app.say(pair.request("GET /4", "")).await;
     assert!(server.head().await.starts_with("GET /4 "));
 }
@@ -115,7 +115,7 @@ async fn a_post_is_never_sent_twice() {
     let (mut server, _) = pair.ask("GET /1", "").await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     pair.app.head().await;
-    // Nor over the old connection: if that died, nobody could say whether it was served.
+    // Nor is it sent over the old connection: if that died, nobody could say whether it was served.
     let (fresh, head) = pair.ask("POST /2", "Content-Length: 2\r\n").await;
     assert!(head.starts_with("POST /2 "), "{head}");
     fresh.reset();

@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 
 /// Connections that a local port serves at a time.
 pub(crate) const CONNECTIONS: usize = 256;
-/// Those of them that have not said yet what they want.
+/// How many of them may not have said yet what they want.
 pub(crate) const HANDSHAKES: usize = 32;
 /// The options of a gateway whose clients may take anything.
 const UNLIMITED: &str = "client-tunnels = 4294967295\nclient-opens = 4294967295";
@@ -107,7 +107,7 @@ impl RunningGateway {
         Self::with_authority(group, options, memory, None)
     }
 
-    /// The same; with an `authority` it also enrols new members.
+    /// As `start`; with an `authority` the gateway also enrols new members.
     pub(crate) fn with_authority(
         group: Group,
         options: &str,
@@ -139,17 +139,17 @@ impl Lab {
         Self::with_access("127.0.0.0/8").await
     }
 
-    /// With a gateway that allows this alone.
+    /// A lab whose gateway allows only this.
     pub(crate) async fn with_access(allow: &str) -> Self {
         Self::with(allow, UNLIMITED, u64::MAX).await
     }
 
-    /// With a gateway that gives each client no more than these options say.
+    /// A lab whose gateway gives each client no more than these options say.
     pub(crate) async fn with_limits(limits: &str) -> Self {
         Self::with("127.0.0.0/8", limits, u64::MAX).await
     }
 
-    /// With a gateway whose tunnels may hold no more than this, in bytes.
+    /// A lab whose gateway's tunnels may hold no more than this, in bytes.
     pub(crate) async fn with_memory(limit: u64) -> Self {
         Self::with("127.0.0.0/8", UNLIMITED, limit).await
     }
@@ -210,12 +210,12 @@ impl Lab {
         self.proxy_with_memory(u64::MAX).await
     }
 
-    /// The same with a client whose tunnels may hold no more than this, in bytes.
+    /// As `proxy`, with tunnels that may hold no more than this, in bytes.
     pub(crate) async fn proxy_with_memory(&self, limit: u64) -> Proxy {
         Proxy::start(&self.client, &[self.link_address], limit).await
     }
 
-    /// The same over other gateways of the group.
+    /// As `proxy`, over other gateways of the group.
     pub(crate) async fn proxy_to(&self, gateways: &[SocketAddr]) -> Proxy {
         Proxy::start(&self.client, gateways, u64::MAX).await
     }
@@ -280,23 +280,23 @@ impl Proxy {
         }
     }
 
-    /// It hears an offer of this gateway.
+    /// Has the node hear an offer of this gateway.
     pub(crate) fn hears(&self, gateway: NodeId, address: SocketAddr, state: State) {
         let advert = Advert { state, ..active() };
         self.directory.offered(gateway, address, advert, Duration::ZERO, Instant::now());
     }
 
-    /// From now on apps must log in with this.
+    /// From now on, apps must log in with this.
     pub(crate) fn asks_for(&self, login: &str) {
         self.client.apply(Live { logins: vec![login.parse::<Login>().unwrap()], hold: HOLD, fronts: vec![] });
     }
 
-    /// From now on it has these fronts.
+    /// From now on, the local port has these fronts.
     pub(crate) fn has_fronts(&self, fronts: Vec<Upstream>) {
         self.client.apply(Live { logins: vec![], hold: HOLD, fronts });
     }
 
-    /// From now on connections wait this long for a gateway.
+    /// From now on, connections wait this long for a gateway.
     pub(crate) fn holds_for(&self, hold: Duration) {
         self.client.apply(Live { logins: vec![], hold, fronts: vec![] });
     }
@@ -327,7 +327,7 @@ fn counting(dials: &Arc<AtomicUsize>) -> Direct {
     }
 }
 
-/// What is shown of a node that is no gateway.
+/// The facts shown about a node that is no gateway.
 fn no_gateway() -> bound::Facts {
     bound::Facts {
         link: None,

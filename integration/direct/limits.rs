@@ -1,4 +1,4 @@
-//! What one client may take of a gateway, and where nobody may go.
+//! How much one client may take of a gateway, and where nobody may go.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs(
     let other = lab.link_of(&lab.member(Role::Client).await).await;
     assert!(open(&other, origin.address).await.is_ok());
     drop(held.pop());
-    // The gateway has to hear of it first.
+    // The gateway must learn of that first.
     while open(&links[1], origin.address).await.is_err() {
         tokio::task::yield_now().await;
     }

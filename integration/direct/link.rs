@@ -59,7 +59,7 @@ async fn hear_end(tunnel: &mut LinkTunnel) {
     assert!(matches!(end, Ok(None)), "{end:?}");
 }
 
-/// The link still does what it is for.
+/// Checks that the link still carries tunnels.
 async fn assert_alive(link: &Link, origin: &Origin) {
     assert!(link.is_usable());
     let (mut tunnel, server) = through(link, origin).await;
@@ -320,7 +320,7 @@ async fn a_gateway_that_drains_lets_open_tunnels_finish_and_takes_no_new_ones() 
 async fn a_connection_that_never_shakes_hands_is_closed() {
     let (lab, clock) = (Lab::new().await, Clock::stop());
     let mut silent = Peer::connect(lab.link_address).await;
-    // This one was accepted after it.
+    // A link accepted after the silent one.
     let _link = lab.link().await;
     clock.pass_to_deadline(Duration::from_secs(3), &silent).await;
     assert_eq!(silent.rest().await, "");

@@ -54,7 +54,7 @@ async fn silent_apps_make_room_for_one_that_sends_a_request() {
     let mut silent = Vec::new();
     for number in 0..HANDSHAKES + 8 {
         let mut app = Peer::connect(proxy.address).await;
-        // Some have begun: a partial request keeps no place either.
+        // Some have sent a part: a partial request keeps no place either.
         app.say(["", "\x05", "GET http"][number % 3]).await;
         silent.push(app);
     }
@@ -218,7 +218,7 @@ async fn a_lost_link_is_a_reset_for_the_app_in_every_dialect() {
     }
 }
 
-/// A request that must not be sent twice ends with its link. The server is not to blame, and the app is told so.
+/// A request that must not be sent twice ends with its link. The server is not to blame, and the app learns that.
 #[tokio::test]
 async fn a_request_that_is_lost_with_its_link_is_told_as_such() {
     let (runtime, lab) = losable().await;

@@ -1,4 +1,4 @@
-//! What all tunnels hold together is bounded; who stands still pays for it, who moves does not.
+//! The memory of all tunnels is bounded; those that stand still pay for it, those that move do not.
 
 use std::io::ErrorKind;
 
@@ -18,7 +18,7 @@ use crate::raw::{DATA, Raw, WINDOW_UPDATE, connect, frame};
 
 const MIB: usize = 1024 * 1024;
 const LIMIT: usize = 8 * MIB;
-/// What comes in before the tunnels that were told to end have done so.
+/// How much may come in before evicted tunnels have ended.
 const SLACK: usize = 2 * MIB;
 /// Tunnels that want a window of a MiB each: many times the limit, even after what the kernel takes.
 const STUCK: u32 = 100;
@@ -71,7 +71,7 @@ async fn when_memory_is_short_new_tunnels_are_refused_truthfully() {
     let other = lab.link_of(&lab.member(Role::Client).await).await;
     assert!(within(other.open(&target, 1, Bytes::new())).await.is_ok());
     drop(tunnels);
-    // The gateway has to hear of it first.
+    // The gateway must learn of that first.
     while within(link.open(&target, 1, Bytes::new())).await.is_err() {
         tokio::task::yield_now().await;
     }
@@ -226,7 +226,7 @@ async fn downloads_that_apps_do_not_read_are_reset_before_the_clients_memory_is_
         assert!(floods.len() >= 4, "no more are reset than need be");
         let mut resets = 0;
         for app in &mut apps {
-            // Those that are left go on for ever.
+            // The downloads that are left go on for ever.
             let mut some = vec![0; 4 * MIB];
             if let Err(error) = within(app.read_exact(&mut some)).await {
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "never an orderly end");

@@ -153,7 +153,7 @@ async fn the_same_question_is_asked_once_and_all_who_asked_it_are_answered() {
     assert_eq!(ids, [2, 4]);
     let third = by_tcp(&mut three).await;
     assert_eq!((third.metadata.id, third.queries[0].name().to_ascii().as_str()), (3, "same.LAB."));
-    // The earlier question is not pending any more.
+    // The earlier question is no longer pending.
     server.answers.add_permits(1);
     one.send(&question(5, "same.lab.")).await.unwrap();
     assert_eq!((by_udp(&one).await.metadata.id, server.asked()), (5, 3));
@@ -272,7 +272,7 @@ async fn a_connection_that_sends_nothing_or_too_slowly_is_closed() {
     let (server, clock, second) = (Server::new().await, Clock::stop(), Duration::from_secs(1));
     let mut silent = Peer::connect(server.address).await;
     let mut slow = Peer::connect(server.address).await;
-    // This one was accepted after them.
+    // This connection was accepted after them.
     let mut last = Peer::connect(server.address).await;
     last.say(framed(&question(7, "localhost."))).await;
     by_tcp(&mut last).await;

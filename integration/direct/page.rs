@@ -314,7 +314,7 @@ async fn when_the_node_drains_idle_connections_and_streams_end_at_once() {
     proxy.local.drain.cancel();
     assert_eq!(idle.rest().await, "");
     assert!(stream.rest().await.ends_with("0\r\n\r\n"), "an orderly end");
-    // Although neither reader has closed its own end.
+    // The streams end although neither reader has closed its own end.
     proxy.local.tasks.close();
     within(proxy.local.tasks.wait()).await;
     drop((stream, idle));
@@ -369,7 +369,7 @@ async fn the_stream_gives_a_snapshot_again_and_again_and_only_so_many_may_follow
     let refused = get(&proxy, "/events", "").await.0;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     drop(others);
-    // Who has left is noticed by the next write, or the one after it.
+    // A reader that has left is noticed by the next write, or the one after it.
     while asked(&proxy, "/events", "").await.head().await.starts_with("HTTP/1.1 503 ") {
         next(&mut stream).await;
     }
@@ -378,7 +378,7 @@ async fn the_stream_gives_a_snapshot_again_and_again_and_only_so_many_may_follow
 #[tokio::test]
 async fn a_stream_that_nobody_reads_is_given_up_and_its_place_is_free_again() {
     let proxy = Proxy::direct().await;
-    // So many events that a second's snapshot fills what the kernel holds for a reader that does not.
+    // So many events that one snapshot fills what the kernel holds for a reader that reads nothing.
     for _ in 0..300 {
         proxy.telemetry.note(Happening::Query, "", "x".repeat(400));
     }

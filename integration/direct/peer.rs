@@ -78,7 +78,7 @@ impl Peer {
         text(&self.head_bytes().await)
     }
 
-    /// The same as bytes.
+    /// The head as bytes.
     pub(crate) async fn head_bytes(&mut self) -> Vec<u8> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -90,13 +90,13 @@ impl Peer {
         head
     }
 
-    /// The same; `None` when the connection ends before a head has begun.
+    /// Hears a message head; `None` when the connection ends before a head has begun.
     pub(crate) async fn next_head(&mut self) -> Option<String> {
         let ended = matches!(within(self.stream.peek(&mut [0])).await, Ok(0) | Err(_));
         if ended { None } else { Some(self.head().await) }
     }
 
-    /// Hears so many bytes of text.
+    /// Hears this many bytes of text.
     pub(crate) async fn exactly(&mut self, length: usize) -> String {
         let mut bytes = vec![0; length];
         within(self.stream.read_exact(&mut bytes)).await.unwrap();
@@ -142,7 +142,7 @@ impl Peer {
         let _ = tokio::io::copy(&mut read, &mut write).await;
     }
 
-    /// Talks as long as anybody takes it.
+    /// Sends as long as anybody takes it.
     pub(crate) async fn flood(mut self) -> io::Error {
         let block = vec![b'x'; 64 * 1024];
         loop {

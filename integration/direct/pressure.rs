@@ -40,7 +40,7 @@ use crate::raw::{
 const MIB: u64 = 1 << 20;
 /// What a node is told that its connections may hold if the test says nothing else, in MiB.
 const LIMIT: u64 = 16;
-/// What may come on top of that: the allocator's spare memory, pooled buffers, what arrives before a cut takes effect.
+/// How much may come on top of that: the allocator's spare memory, pooled buffers, what arrives before a cut takes effect.
 const SLACK: u64 = 32 * MIB;
 /// The links that one member may have.
 const MAX_LINKS: usize = 8;
@@ -70,12 +70,12 @@ impl Victim {
         Self::start_with(address, options, |_| {}).await
     }
 
-    /// The same, whose state directory is prepared first.
+    /// As `start`, with a state directory that is prepared first.
     async fn start_with(address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         Self::start_within(LIMIT, address, options, prepare).await
     }
 
-    /// The same, whose connections may hold so many MiB.
+    /// As `start_with`, with connections that may hold `limit` MiB.
     async fn start_within(limit: u64, address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         let link = format!("{address}:0");
         let role = ["--role", "gateway", "--link", &link, "--allow", "127.0.0.0/8"].map(str::to_owned);
@@ -89,7 +89,7 @@ impl Victim {
 
     /// A node that has no gateway, with a local name server.
     async fn alone(address: &str) -> Self {
-        // It has the group's key, so it accepts links to admit machines.
+        // The node has the group's key, so it accepts links to admit machines.
         let any = format!("{address}:0");
         let options = ["--role", "client", "--link", &any, "--dns", &any, "--hold", "60"].map(str::to_owned);
         let mut victim = Self::node(address, &options, |_| {}).await;
@@ -122,7 +122,7 @@ impl Victim {
         let errors = BufReader::new(process.stderr.take().unwrap());
         let (send, lines) = channel();
         std::thread::spawn(move || {
-            // It is read to the end, so that the node never waits for this test.
+            // The output is read to the end, so that the node never waits for this test.
             for line in errors.lines().map_while(Result::ok) {
                 let _ = send.send(line);
             }
@@ -185,7 +185,7 @@ impl Victim {
         link.retire();
     }
 
-    /// Its memory never was beyond the limit, and another member is served.
+    /// Checks that its memory never exceeded the limit, and that another member is served.
     async fn has_kept_its_limit(&self) {
         self.has_kept_memory();
         self.serves_others().await;
@@ -336,7 +336,7 @@ async fn downloads_that_nobody_reads_do_not_fill_the_gateways_memory() {
         }
         links.push(raw);
     }
-    // All are open before the first one takes memory that another one needs to be opened.
+    // All are open before the first one takes memory that others need to be opened.
     for server in servers {
         floods.spawn(server.flood());
     }
@@ -347,7 +347,7 @@ async fn downloads_that_nobody_reads_do_not_fill_the_gateways_memory() {
 #[tokio::test]
 async fn tunnels_to_servers_that_never_answer_do_not_fill_the_gateways_memory() {
     let victim = Victim::start("127.0.0.77", &[]).await;
-    // Its queue of connections is full, so that every further one waits.
+    // The server's queue of connections is full, so every further one waits.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     silent.listen(0).unwrap();
@@ -383,7 +383,7 @@ async fn settings_and_pings_whose_answers_nobody_reads_do_not_fill_the_gateways_
             drop(input);
         });
     }
-    // Those that are not read from any more never end; the others are through, or cut.
+    // Floods that are no longer read never end; the others are through, or cut.
     let _ = tokio::time::timeout(Duration::from_secs(3), floods.join_all()).await;
     victim.has_kept_its_limit().await;
 }
@@ -402,7 +402,7 @@ async fn responses_on_a_link_that_ends_are_given_up() {
     server.head().await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
     assert_eq!(victim.open_for_clients().await, 1);
-    // Until nothing is taken any more.
+    // Until nothing more is taken.
     let block = vec![b'x'; 64 * 1024];
     while tokio::time::timeout(Duration::from_secs(1), server.say(&block)).await.is_ok() {}
     drop(raw);
@@ -414,7 +414,7 @@ async fn responses_on_a_link_that_ends_are_given_up() {
     .await;
 }
 
-/// Each is stored, and sent to whoever asks, who gives no window.
+/// Each response is stored, and sent to a member that gives no window.
 #[tokio::test]
 async fn responses_from_the_cache_that_nobody_reads_do_not_fill_the_gateways_memory() {
     nobody_reads_what_is_stored("127.0.0.79", connect_http).await;
@@ -439,7 +439,7 @@ async fn with_stored_files(address: &str) -> (Victim, Target) {
     with_stored_files_within(LIMIT, address).await
 }
 
-/// The same, whose connections may hold so many MiB.
+/// As `with_stored_files`, with connections that may hold `limit` MiB.
 async fn with_stored_files_within(limit: u64, address: &str) -> (Victim, Target) {
     let options = ["--cache-size".to_owned(), "1G".to_owned()];
     let victim = Victim::start_within(limit, address, &options, |_| {}).await;
@@ -447,7 +447,7 @@ async fn with_stored_files_within(limit: u64, address: &str) -> (Victim, Target)
     let target = Target::from(origin.address);
     let body = Bytes::from(vec![7; LENGTH]);
     let server = tokio::spawn(async move {
-        // Whoever is asked again, for what is stored, has failed.
+        // A server that is asked again for what is stored fails.
         let mut servers = JoinSet::new();
         for _ in 0..FILES {
             let mut server = origin.accept().await;
@@ -489,7 +489,7 @@ async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Ve
             let early = frame(DATA, 0, stream, get(&target, number % FILES).as_bytes());
             raw.output.try_say([open(stream, &target), early].concat()).await;
         }
-        // Each is granted once the beginning of the file was read, or refused or reset for want of memory.
+        // Each request is granted once the beginning of the file was read, or refused or reset for want of memory.
         let mut unanswered: HashSet<u32> = streams(250).collect();
         while !unanswered.is_empty()
             && let Some(frame) = raw.input.frame().await

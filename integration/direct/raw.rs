@@ -30,7 +30,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const WINDOW: [u8; 2] = [0, 4];
 /// SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 §3), set.
 const EXTENDED_CONNECT: [u8; 6] = [0, 8, 0, 0, 0, 1];
-/// What a client grants for each stream when nothing else is said.
+/// The window for each stream if the test says nothing else.
 const DEFAULT_WINDOW: u32 = 65_535;
 
 /// One end of a link, both directions apart.
@@ -78,7 +78,7 @@ pub(crate) fn connect_http(stream: u32, target: &laneway::wire::target::Target) 
     connect_http_with(stream, target, &[])
 }
 
-/// The same, over which large bodies may come in pieces.
+/// A stream of plain requests, over which large bodies may come in pieces.
 pub(crate) fn connect_http_in_pieces(stream: u32, target: &laneway::wire::target::Target) -> Vec<u8> {
     let offer = format!("{stream:016x} 9");
     let length = u8::try_from(offer.len()).unwrap();
@@ -131,17 +131,17 @@ impl Raw {
         Self::with_window(lab, member, DEFAULT_WINDOW).await
     }
 
-    /// The same, granting so much for each stream.
+    /// As `connect`, granting this window for each stream.
     pub(crate) async fn with_window(lab: &Lab, member: &Group, window: u32) -> Self {
         Self::to(lab.link_address, member, window).await
     }
 
-    /// A link of `member` to whichever gateway of its group listens there.
+    /// A link of `member` to the gateway of its group that listens there.
     pub(crate) async fn to(gateway: SocketAddr, member: &Group, window: u32) -> Self {
         Self::by(gateway, link_client(member).unwrap(), window).await
     }
 
-    /// A link to whoever listens there, by this configuration.
+    /// A link to whatever listens there, by this configuration.
     pub(crate) async fn by(gateway: SocketAddr, config: Arc<ClientConfig>, window: u32) -> Self {
         let tcp = TcpStream::connect(gateway).await.unwrap();
         let connector = TlsConnector::from(config);
@@ -172,7 +172,7 @@ impl Raw {
         }
     }
 
-    /// Shows that the link is alive: everything before it has been taken in. Gives what came meanwhile.
+    /// Checks that the link is alive, and so has taken in everything before. Returns what came meanwhile.
     pub(crate) async fn ping(&mut self) -> Vec<Frame> {
         self.output.say(frame(PING, 0, 0, b"tell me!")).await;
         let mut frames = Vec::new();
@@ -231,12 +231,12 @@ impl Output {
 }
 
 impl RawGateway {
-    /// With the certificate of `member`.
+    /// A gateway with the certificate of `member`.
     pub(crate) fn new(member: &Group) -> Self {
         Self::at(laneway::net::listen("127.0.0.1:0".parse().unwrap()).unwrap(), member)
     }
 
-    /// The same on this socket.
+    /// As `new`, on this socket.
     pub(crate) fn at(listener: TcpListener, member: &Group) -> Self {
         let address = listener.local_addr().unwrap();
         Self { listener, acceptor: link_server(member).unwrap().into(), address }

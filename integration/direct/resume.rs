@@ -9,9 +9,9 @@ use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
 use crate::refusals::{self, metric};
 
-/// More links than a download tries in a row without progress.
+/// Takes more links than a download tries in a row without progress.
 const CONTENT: usize = 2 << 20;
-/// What says which version of the content it is.
+/// The field that says which version of the content it is.
 const ETAG: &str = "ETag: \"a\"\r\n";
 /// Bytes that one link carries before it breaks.
 const CARRIED: u64 = 128 << 10;
@@ -84,7 +84,7 @@ async fn a_tunnel_that_ends_with_its_gateway_is_counted_and_shown() {
     is_told(&proxy, &server.to_string(), "only the app can repeat what it has sent").await;
 }
 
-/// A connection to `server` that was reset with its gateway is in the metrics, in the status and among the events.
+/// Checks that a connection to `server` which was reset with its gateway is in the metrics, the status and the events.
 async fn is_told(proxy: &Proxy, server: &str, why: &str) {
     assert_eq!(metric(proxy, "connections_cut_total{").await, ["reason=\"gateway\"} 1"]);
     assert_eq!(metric(proxy, "events_total{event=\"cut\"").await, ["} 1"]);

@@ -59,8 +59,8 @@ fn refusal(stream: u32, reason: Option<&str>) -> Vec<u8> {
 }
 
 impl Rogue {
-    /// A member's gateway that is ranked before the one of `lab`, also once neither is heard any more: of two such, the one at
-    /// the smaller address comes first.
+    /// A member's gateway that is ranked before the one of `lab`, even when neither is heard any more: then the one at the
+    /// smaller address comes first.
     async fn start(lab: &Lab, manner: Manner) -> Self {
         let member = lab.member(Role::Gateway).await;
         let mut gateway = RawGateway::new(&member);
@@ -112,7 +112,7 @@ async fn serve(mut link: Raw, manner: Manner, asked: Arc<AtomicUsize>) {
     }
 }
 
-/// A proxy with links to both, that to the rogue in front.
+/// A proxy with links to both gateways, the rogue's first.
 async fn linked(lab: &Lab, rogue: &Rogue) -> Proxy {
     linked_to(lab, rogue.id, rogue.address).await
 }
@@ -137,7 +137,7 @@ fn origin(network: u8) -> Origin {
     Origin::at(listener)
 }
 
-/// An app gets what this server answers.
+/// Checks that an app gets what this server answers.
 async fn gets(proxy: &Proxy, origin: &Origin) {
     let mut app = Peer::connect(proxy.address).await;
     let at = origin.address;

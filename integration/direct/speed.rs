@@ -89,7 +89,7 @@ async fn members_that_stall_in_a_measurement_hold_up_nobody_and_not_the_end_eith
     let other = lab.link_of(&lab.member(Role::Client).await).await;
     assert!(within(measure(&other, Direction::Down, TIME, |_| {})).await.is_ok());
     raw.ping().await;
-    // Orderly, and yet at once: nobody is cut off who wants something of a server.
+    // In order, and yet at once: no connection to a server is cut off.
     lab.drain.cancel();
     while let Some(Frame { kind, payload, .. }) = raw.input.frame().await {
         if kind == PING {

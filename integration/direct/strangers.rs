@@ -70,7 +70,7 @@ async fn connect(from: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(to).await
 }
 
-/// Holds connections that say nothing, 64 from each of 34 addresses, and opens each anew when it is closed. Returns once they
+/// Holds connections that say nothing, 64 from each of 34 addresses, and reopens each one that is closed. Returns once they
 /// have taken every place that there is.
 async fn silence(to: SocketAddr) -> JoinSet<()> {
     let mut attack = JoinSet::new();

@@ -1,4 +1,4 @@
-//! News of the group, and what they do to links that stand: several nodes of one group, all in this process.
+//! Group updates, and what they do to links that are up: several nodes of one group, all in this process.
 
 use std::io::Cursor;
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ impl Office {
         Node::gateway(self.member(Role::Gateway).await)
     }
 
-    /// Puts `nodes` out and lets `to` hear of it.
+    /// Revokes `nodes` and lets `to` learn of it.
     fn revoke(&self, nodes: &[&Node], to: &Node) {
         for node in nodes {
             self.authority.revoke(&node.id.to_string()).unwrap();
@@ -125,7 +125,7 @@ impl Node {
         within(Link::dial(gateway.address.unwrap(), Some(gateway.id), config, membership, &self.tasks)).await
     }
 
-    /// A link on which news are exchanged.
+    /// A link on which updates are exchanged.
     async fn link(&self, gateway: &Node) -> Link {
         let link = self.dial(gateway).await.unwrap();
         self.tasks.spawn(updates::follow(link.clone(), self.membership().clone()));
@@ -196,7 +196,7 @@ async fn a_revoked_clients_link_is_cut_at_once_with_its_tunnels_and_it_gets_no_n
     assert!(matches!(&refused, DialError::Removed(..)), "{refused:?}");
     assert!(laptop.membership().is_removed() && !other.membership().is_removed());
 
-    // Everybody else is left alone, and has the news; the one that is out never gets the new key.
+    // Everybody else is left alone and has the update; the revoked member never gets the new key.
     kept_server.say("still").await;
     let heard = within(kept.stream.inbox.next()).await.unwrap().unwrap();
     assert_eq!(&heard[..], b"still");
@@ -212,7 +212,7 @@ async fn the_link_to_a_revoked_gateway_is_cut_at_once_and_not_dialled_again() {
     let good = client.link(&first).await;
     let bad = client.link(&rogue).await;
     let (mut cut, mut server) = tunnel(&bad, &origin).await;
-    // The client hears of it over its other link.
+    // The client learns of it over its other link.
     office.revoke(&[&rogue], &first);
     within(bad.unusable()).await;
     within(cut.stream.inbox.next()).await.unwrap_err();
@@ -220,7 +220,7 @@ async fn the_link_to_a_revoked_gateway_is_cut_at_once_and_not_dialled_again() {
     assert!(good.is_usable());
     let refused = client.dial(&rogue).await.unwrap_err();
     assert!(matches!(&refused, DialError::Trust(..)), "{refused:?}");
-    // It was the client that knew, and it did not tell.
+    // The client has the update, and has not sent it to the rogue.
     assert_eq!((client.epoch(), rogue.epoch()), (1, 0));
 }
 
@@ -255,7 +255,7 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     second.until_epoch(1).await;
     running.abort();
 
-    // One that comes back asks those that it knows.
+    // A member that comes back asks the gateways that it knows.
     let late = office.client().await;
     office.revoke(&[&late], &first);
     let (_tell, behind) = mpsc::channel(4);
@@ -271,7 +271,7 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     running.abort();
 }
 
-/// The request for news by hand: sends `bytes`, and gives the status and what comes back until the gateway ends it.
+/// The request for updates by hand: sends `bytes`, and gives the status and what comes back until the gateway ends it.
 async fn by_hand(client: &Node, gateway: &Node, path: &str, bytes: Vec<u8>) -> (StatusCode, usize) {
     let tcp = tokio::net::TcpStream::connect(gateway.address.unwrap()).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(client.credentials.client().unwrap());
@@ -410,7 +410,7 @@ async fn a_bit_that_flips_on_the_way_kills_the_link_and_no_wrong_byte_is_deliver
     }
 }
 
-/// Accepts no client: each was removed from the group, it says.
+/// Accepts no client: it says that each was removed from the group.
 #[derive(Debug)]
 struct SaysRemoved;
 
@@ -451,7 +451,7 @@ impl ClientCertVerifier for SaysRemoved {
     }
 }
 
-/// A gateway that says so, and shows `list` for it.
+/// A gateway with [`SaysRemoved`] that shows `list` as proof.
 fn liar(group: &Group, list: Vec<u8>) -> (SocketAddr, JoinSet<()>) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();

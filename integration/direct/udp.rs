@@ -31,7 +31,7 @@ impl App {
         Self::asking(&header("0.0.0.0:0".parse().unwrap()), "127.0.0.1:0", proxy).await
     }
 
-    /// With this header as the address in its request, and a UDP socket at `address`.
+    /// An association requested with this header as its address, with a UDP socket at `address`.
     async fn asking(requested: &[u8], address: &str, proxy: &Proxy) -> Self {
         let mut control = Peer::connect(proxy.address).await;
         control.say([5, 1, 0, 5, 3, 0]).await;
@@ -176,7 +176,7 @@ async fn malformed_datagrams_and_those_of_others_are_dropped() {
     for bad in [&fragment[..], &kind, &good[..9], &[]] {
         app.socket.send(bad).await.unwrap();
     }
-    // All that is dropped came before this one.
+    // All datagrams that are dropped came before this one.
     let gateway = exchange(&app, &server).await;
 
     // Now the app's port is known.

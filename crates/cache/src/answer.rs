@@ -1,4 +1,4 @@
-//! What of a stored response answers a request: conditions (RFC 9110 §13) and ranges (§14), and the head of that answer.
+//! How a stored response answers a request: conditions (RFC 9110 §13), ranges (§14), and the head of the answer.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::policy::{date, opaque};
 use crate::ranges::{Multipart, Ranges};
 use crate::stored::Stored;
 
-/// The fields of a 304 (RFC 9110 §15.4.5), and those that HTTP/1.1 caches use besides.
+/// The fields of a 304 (RFC 9110 §15.4.5), and others that HTTP/1.1 caches use.
 const OF_NOT_MODIFIED: [&str; 8] = [
     "cache-control",
     "content-location",
@@ -35,14 +35,14 @@ pub enum Answer {
     Whole,
     /// These bytes of the body: the first one, and the one after the last.
     Part(u64, u64),
-    /// That the app has it already.
+    /// A 304: the app already has the response.
     NotModified,
-    /// That the body has no such bytes (RFC 9110 §15.5.17).
+    /// A 416: the body has no such bytes (RFC 9110 §15.5.17).
     Unsatisfiable,
 }
 
 impl Answer {
-    /// What of a fresh or validated `stored` response answers `request`, which selects it.
+    /// How the fresh or validated response `stored` answers `request`, which selects it.
     #[must_use]
     pub fn to(request: &RequestHead, stored: &Stored) -> Self {
         if stored.status != 200 {
@@ -58,7 +58,7 @@ impl Answer {
         }
     }
 
-    /// The bytes of the body that are sent, of `total`.
+    /// Which of the `total` bytes of the body are sent.
     #[must_use]
     pub fn body(self, total: u64) -> (u64, u64) {
         match self {
@@ -108,7 +108,7 @@ impl Answer {
     }
 }
 
-/// The beginning of a head, with those fields of `stored` that it `keeps`.
+/// The beginning of a head, with the fields of `stored` that `keeps` accepts.
 fn begin(code: u16, reason: &[u8], stored: &Stored, keeps: impl Fn(&[u8]) -> bool) -> BytesMut {
     let mut out = BytesMut::with_capacity(512);
     write!(out, "HTTP/1.1 {code} ").expect("a BytesMut grows");
@@ -123,7 +123,8 @@ fn begin(code: u16, reason: &[u8], stored: &Stored, keeps: impl Fn(&[u8]) -> boo
     out
 }
 
-/// The ranges that `request` asks for of `stored`, if they are several, apply and can be sent; [`Answer::to`] answers all others.
+/// The ranges of `stored` that `request` asks for, if there are several that apply and can be sent; [`Answer::to`]
+/// answers all other requests.
 #[must_use]
 pub fn several(request: &RequestHead, stored: &Stored) -> Option<Vec<(u64, u64)>> {
     if stored.status != 200 || not_modified(request, stored) {

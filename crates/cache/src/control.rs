@@ -74,8 +74,8 @@ pub fn delta_seconds(text: &str) -> Option<u64> {
     Some(text.parse().unwrap_or(MAX_SECONDS).min(MAX_SECONDS))
 }
 
-/// Directives by which a response is not for everybody, or not without the server: they count also where what they stand in is malformed,
-/// as behind a semicolon or a quote without an end.
+/// Directives that restrict who may get a response, or require asking the server first: they count even in a malformed part, as
+/// after a semicolon or an unterminated quote.
 const RESTRICTING: [&str; 3] = ["no-cache", "no-store", "private"];
 
 /// Splits a list of directives. A comma inside of a quoted string separates nothing.
@@ -109,7 +109,7 @@ fn push(text: &str, directives: &mut Vec<Directive>) {
     }
 }
 
-/// Whether this is a token, alone or with another one or a quoted string as its argument.
+/// Whether this is a token, alone or with a token or quoted string as its argument.
 fn is_well_formed(text: &str) -> bool {
     let (name, argument) = text.split_once('=').unwrap_or((text, ""));
     let is_token = |text: &str| text.chars().all(is_of_token);
@@ -154,7 +154,7 @@ mod tests {
         assert!(!of(&["no-cache=\"set-cookie\""]).has_plain("no-cache"));
     }
 
-    /// RFC 9111 §4.2.1: what is not valid makes a response stale; §1.2.2: large numbers are no overflow.
+    /// RFC 9111 §4.2.1: an invalid lifetime makes a response stale; §1.2.2: large numbers do not overflow.
     #[test]
     fn only_one_whole_number_of_seconds_is_valid() {
         for (line, want) in [
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// What stood in something malformed counted for nothing, and the response was for everybody.
+    /// Restricting directives in malformed lines were ignored, so the response was given to everybody.
     #[test]
     fn what_restricts_counts_in_malformed_lines_too() {
         for line in [

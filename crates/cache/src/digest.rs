@@ -105,7 +105,7 @@ impl Digest {
         Self::from_hex(Algorithm::of(algorithm)?, hex)
     }
 
-    /// Whether nobody can make two files with the same digest, so that it may identify content by itself.
+    /// Whether its algorithm is collision-resistant, so that the digest alone may identify content.
     #[must_use]
     pub fn is_strong(&self) -> bool {
         self.algorithm != Algorithm::Sha1

@@ -1,4 +1,4 @@
-//! A body that is being written: a new one, or what an incomplete one lacks.
+//! A body that is being written: a new one, or the missing parts of an incomplete one.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::pieces::{self, Listed};
 use crate::store::{MAX_SMALL, Room, Store, end_of, hash_body, read_blocks};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
-/// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
-/// gateways ask each of them for every other MiB or so.
+/// Maximum number of parts of one body; if there are more, the smallest are not stored. Clients that download a file over
+/// several gateways ask each of them for every other MiB or so.
 const MOST_PARTS: usize = 256;
 
 /// The body is not the file that its index names. Nothing of it is stored.
@@ -22,7 +22,7 @@ const MOST_PARTS: usize = 256;
 pub struct WrongFile;
 
 impl WrongFile {
-    /// Whether this is why a body was not stored.
+    /// Whether `error` says that a body was the wrong file.
     #[must_use]
     pub fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|source| source.is::<Self>())
@@ -42,7 +42,7 @@ struct Check {
 #[derive(Debug)]
 enum Place {
     File(Arc<File>),
-    /// In memory that was taken for them, while they are all of the body and few.
+    /// In memory taken for them, as long as they are the whole body and few.
     Memory(BytesMut, Room),
 }
 
@@ -55,7 +55,7 @@ pub struct Draft {
     place: Place,
     /// What was stored before.
     before: Vec<BodyPart>,
-    /// What was written, but for the last part.
+    /// The finished parts.
     written: Vec<BodyPart>,
     /// The part that is being written, and the checksum of its last block.
     part: BodyPart,
@@ -68,7 +68,7 @@ pub struct Draft {
     check: Option<Box<Check>>,
     /// The bytes that were written.
     grown: u64,
-    /// How often responses had been withdrawn before.
+    /// The number of withdrawals when this draft began.
     since: u64,
     is_new: bool,
     is_stored: bool,
@@ -85,16 +85,16 @@ impl Draft {
         Ok(Self::with(store, id, Place::File(Arc::new(file)), Vec::new(), true))
     }
 
-    /// A new body that is kept in memory if it turns out to be small. Only the beginning is known by then, which must come first.
+    /// A new body that is kept in memory if it turns out to be small. Its bytes must come from the first one on.
     #[must_use]
     pub fn small(store: &Arc<Store>, room: Room) -> Self {
         Self::with(store, store.new_id(), Place::Memory(BytesMut::new(), room), Vec::new(), true)
     }
 
-    /// What the body of the response `id` lacks.
+    /// The missing parts of the body of the response `id`.
     ///
     /// # Errors
-    /// The system's, as when it was removed meanwhile.
+    /// The system's, as when the response was removed meanwhile.
     pub fn of(store: &Arc<Store>, id: u64, stored: &Stored) -> io::Result<Self> {
         let file = store.reopen(id)?;
         let mut draft = Self::with(store, id, Place::File(Arc::new(file)), stored.parts.clone(), false);
@@ -133,15 +133,15 @@ impl Draft {
         self.check = Some(Box::new(Check { digest, hasher, at: 0 }));
     }
 
-    /// Whether bytes that were stored before this draft may still have to be hashed.
+    /// Whether bytes stored before this draft may still have to be hashed.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         let is_digest_behind = self.check.as_ref().is_some_and(|check| check.at != self.at());
         is_digest_behind || self.pieces.is_some() && !self.before.is_empty()
     }
 
-    /// Once everything is written: hashes some of the bytes that were stored before this draft, so that [`Draft::store`] does not
-    /// have to hash all of them at once. False when nothing is left to hash. The body has `total` bytes.
+    /// Once everything is written: hashes some of the bytes stored before this draft, so that [`Draft::store`] does not have to
+    /// hash all of them at once. False when nothing is left to hash. The body has `total` bytes.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
@@ -162,8 +162,8 @@ impl Draft {
         Ok(false)
     }
 
-    /// Hashes, from the file, one of the pieces up to `end` of which some was written before this draft. False when there are no
-    /// more. The body has `total` bytes.
+    /// Hashes from the file one of the pieces up to `end` that were partly written before this draft. False when there are no more.
+    /// The body has `total` bytes.
     fn hash_piece(&mut self, end: u64, total: u64) -> bool {
         let has_more = !self.before.is_empty();
         let Some(mut hasher) = self.pieces.take_if(|_| has_more) else { return false };
@@ -349,8 +349,8 @@ impl Draft {
     /// stored.
     ///
     /// # Errors
-    /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile;
-    /// [`WrongFile`] when it does not have the digest that it must have.
+    /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when the response to complete was removed meanwhile;
+    /// [`WrongFile`] when the body does not have the expected digest.
     pub fn store(mut self, mut stored: Stored) -> io::Result<(u64, Stored)> {
         if self.since != self.store.withdrawn() {
             return Err(io::ErrorKind::NotFound.into());
@@ -359,7 +359,7 @@ impl Draft {
         stored.parts = std::mem::take(&mut self.written);
         let mut others = std::mem::take(&mut self.before);
         if !self.is_new {
-            // Another one may have completed it meanwhile, too.
+            // Another draft may have added parts to it meanwhile.
             let now = self.store.stored(self.id).ok_or(io::ErrorKind::NotFound)?;
             others.extend(now.parts);
         }
@@ -396,12 +396,12 @@ impl Draft {
         Ok((self.id, stored))
     }
 
-    /// The digest that the whole body was to have, and has.
+    /// The expected digest of the whole body, if it has it.
     fn proved(&mut self, stored: &Stored) -> io::Result<Option<Digest>> {
         let check = self.check.take().filter(|_| stored.is_complete());
         let Some(Check { digest, mut hasher, mut at }) = check.map(|check| *check) else { return Ok(None) };
         if let Place::File(file) = &self.place {
-            // Nothing, unless some of it was there before and was not hashed yet.
+            // Does nothing, unless bytes stored before this draft are not hashed yet.
             while let Some(next) = hash_body(file, &stored.parts, &mut hasher, at)? {
                 at = next;
             }
@@ -416,8 +416,8 @@ impl Draft {
     }
 }
 
-/// The parts in order. Where one ends at the beginning of another one and with a whole block, the two are one: their checksums are
-/// those of the same blocks.
+/// The parts in order. Two adjacent parts become one if the first ends with a whole block: the blocks, and so the checksums,
+/// stay the same.
 fn joined(mut parts: Vec<BodyPart>) -> Vec<BodyPart> {
     parts.sort_unstable_by_key(|part| part.start);
     let mut joined: Vec<BodyPart> = Vec::new();
@@ -440,7 +440,7 @@ impl Drop for Draft {
             return;
         }
         if let Place::File(file) = &self.place {
-            // To remove and to close it may take the disk a while.
+            // Removing and closing it may take the disk a while.
             let (id, is_new, file) = (self.id, self.is_new, file.clone());
             self.store.later(move |store| {
                 if is_new {

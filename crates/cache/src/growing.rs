@@ -33,7 +33,7 @@ const STALLED: Duration = Duration::from_secs(10);
 /// Interval at which those who wait for a body check the speed of its fetch.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The body ended too early, or cannot be read any more.
+/// The body ended too early, or can no longer be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body ended too early")]
 pub struct Broken;
@@ -100,8 +100,8 @@ struct Place {
 }
 
 impl Growing {
-    /// A body that `draft` stores, of which the bytes of `range` can be read, those before `end` already. What it holds in
-    /// memory is charged to `account`.
+    /// A body that `draft` stores. Readers can get the bytes of `range`, those before `end` at once. Its memory is charged
+    /// to `account`.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -200,7 +200,7 @@ impl Growing {
         Follower(self.clone())
     }
 
-    /// Waits until the fetch is slow while somebody waits for it. Returns the number of waiters in all so far.
+    /// Waits until the fetch is slow and has a follower. Returns the number of followers in all so far.
     pub async fn keeps_followers_waiting(&self) -> u64 {
         loop {
             let read = self.read.notified();
@@ -216,8 +216,8 @@ impl Growing {
         }
     }
 
-    /// A reader from `start` up to `end`, whose reads are charged to `account`; `None` when the body has no such bytes, or its
-    /// beginning is gone. One that reads nothing, as for a head alone, is always there.
+    /// A reader from `start` up to `end`, whose reads are charged to `account`; `None` when the body has no such bytes, the
+    /// fetch is ending, or the byte at `start` is gone. An empty range, as for a head alone, is in any body.
     #[must_use]
     pub fn reader(self: &Arc<Self>, start: u64, end: u64, account: &Arc<Account>) -> Option<Reader> {
         let is_there = self.range.0 <= start && (end <= self.range.1 || self.total.is_none());
@@ -262,7 +262,7 @@ impl Growing {
         state.is_ending
     }
 
-    /// Accepts no more readers, because the fetch ends for lack of any; false when one has come meanwhile.
+    /// Accepts no more readers, because the fetch ends unread; false when a reader has come meanwhile.
     #[must_use]
     pub fn end_unread(&self) -> bool {
         let mut state = self.state();
@@ -396,8 +396,8 @@ impl Growing {
         }
     }
 
-    /// Notes that the bytes up to `end` are stored already; `draft` goes on there. False when what came before them is not
-    /// stored, so that nobody could read on.
+    /// Notes that the bytes up to `end` are stored already; `draft` continues there. False when the bytes before them are
+    /// not stored, so that no reader could go on.
     pub fn skip(&self, end: u64, draft: &mut Option<Draft>) -> bool {
         let Some(draft) = draft else { return false };
         let part = draft.seek(end);
@@ -429,7 +429,7 @@ impl Growing {
 impl Drop for Growing {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // To close it may take the disk a while.
+            // Closing it may take the disk a while.
             self.store.later(move |_| drop(file));
         }
     }
@@ -495,7 +495,7 @@ impl State {
             };
             let next = self.tail_start + first as u64;
             if self.in_file(self.tail_start) < next && (is_stored || next > slowest) {
-                // What is on its way to the file is less than a block.
+                // Less than a block is still on its way to the file.
                 return is_stored || self.end - self.tail_start <= TAIL;
             }
             self.tail.pop_front();
@@ -511,7 +511,7 @@ impl State {
         self.readers.retain(|_, place| place.at.is_none() || place.at != slowest);
     }
 
-    /// The bytes at `at` that are in memory, and the size of the piece that they are a part of.
+    /// The bytes at `at` that are in memory, and the size of the whole buffer that they are in.
     fn in_memory(&self, at: u64) -> Option<(Bytes, usize)> {
         let mut start = self.tail_start;
         for (piece, _) in &self.tail {
@@ -525,7 +525,7 @@ impl State {
         None
     }
 
-    /// The blocks from that of `at` on that one read takes from the file, at most `most` of them.
+    /// The blocks that one read takes from the file: at most `most`, beginning with the one that contains `at`.
     fn blocks(&self, at: u64, most: usize) -> Option<BodyPart> {
         let part = self.parts.iter().find(|part| part.start <= at && at < part.end)?;
         let first = usize::try_from((at - part.start) / BLOCK as u64).ok()?;
@@ -590,7 +590,7 @@ impl Reader {
         Ok(Some(bytes))
     }
 
-    /// Reads these blocks from the file, from where this is on.
+    /// Reads these blocks from the file, from the reader's position on.
     async fn read(&self, blocks: BodyPart) -> io::Result<Bytes> {
         let file = self.body.file.get().cloned().ok_or(io::ErrorKind::NotFound)?;
         let (at, end, account) = (self.at, self.end.min(blocks.end), self.account.clone());
@@ -604,7 +604,7 @@ impl Reader {
             let range = read_into((&file, 0), &[blocks], (at, end), &mut buffer.room()[..most])?;
             Ok::<_, io::Error>((buffer, range, held))
         };
-        // From here on the reader counts these bytes.
+        // Once this returns, the caller counts these bytes.
         let (buffer, range, _held) =
             self.body.store.blocking_with(self.body.patience, prepare, read).await??;
         Ok(buffer.part(range))
@@ -753,7 +753,7 @@ mod tests {
         ended.await;
     }
 
-    /// Whoever came while a fetch ended that nobody had read, as after a lost link, was cut off with it.
+    /// A reader that came while an unread fetch was ending, as after a lost link, was cut off with it.
     #[tokio::test]
     async fn a_fetch_that_nobody_reads_ends_only_if_nobody_has_come_meanwhile_and_takes_no_more() {
         let directory = tempfile::tempdir().unwrap();
@@ -890,7 +890,7 @@ mod tests {
         }
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[10] ^= 1;
-        // In place: the body has the file open.
+        // In place, because the body has the file open.
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         laneway_sys::files::write_all_at(&file, &bytes, 0).unwrap();
         body.close(Ok(()));

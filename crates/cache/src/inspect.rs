@@ -1,5 +1,5 @@
-//! A store's files, read from outside of the node that uses them: for commands. Files are never changed in place but for parts
-//! that no metadata names yet, so what is read here is whole, or was removed meanwhile.
+//! A store's files, read from outside the node that uses them: for commands. Files are never changed in place, except for
+//! parts that no metadata names yet, so what is read here is whole, or was removed meanwhile.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ const BLOCKS: u64 = 16;
 #[derive(Clone, Debug)]
 pub struct Directory(PathBuf);
 
-/// What became of a check.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Checked {
     /// Everything is as it was stored.
@@ -40,7 +40,7 @@ impl Directory {
         Self(path.to_owned())
     }
 
-    /// Whether a process has the store open. Otherwise it may not be opened while what is returned is kept.
+    /// Locks the store: no process can open it while the returned file is kept. `None` when one has it open already.
     ///
     /// # Errors
     /// The system's, as when this user may not read it.
@@ -68,7 +68,7 @@ impl Directory {
         store::read_head(&self.0, id).ok()
     }
 
-    /// How the responses were used, when the node has said so last.
+    /// How the responses were used, as the node saved it last.
     #[must_use]
     pub fn uses(&self) -> HashMap<u64, Used> {
         store::read_uses(&self.0)

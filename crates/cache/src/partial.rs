@@ -4,13 +4,13 @@ use http::Method;
 use laneway_wire::http::{BodyLength, RequestHead, ResponseHead};
 use laneway_wire::resume::{Point, content_range};
 
-/// From which offset on a request for the rest of a body is answered by a fetch that begins earlier, so that it can be shared
-/// by apps that are not equally far.
+/// From this offset on, a request for the rest of a body is answered by a fetch that begins earlier, so that apps at
+/// different offsets can share it.
 const REWOUND_FROM: u64 = 64 * 1024;
-/// How much earlier, in bytes.
+/// How much earlier it begins, in bytes.
 const REWIND: u64 = 1024 * 1024;
 
-/// Fields that hold for what a response carries of a body, and not for all of it (RFC 9110 §14.4, RFC 9530 §2).
+/// Fields that describe the part of a body that a response carries, not the whole body (RFC 9110 §14.4, RFC 9530 §2).
 pub const OF_A_PART: [&str; 3] = ["content-range", "content-digest", "content-md5"];
 
 /// What a request wants of a body.
@@ -39,8 +39,8 @@ pub fn wanted(request: &RequestHead) -> Wanted {
     }
 }
 
-/// Whether `request` has a range for which nothing is fetched for others: several ranges at once, or a unit other than bytes. Such a
-/// client does not want the whole body, of which it may have most already.
+/// Whether `request` has a range that is fetched for it alone: several ranges at once, or a unit other than bytes. Such a
+/// client does not want the whole body: it may have most of it already.
 #[must_use]
 pub fn is_for_server(request: &RequestHead) -> bool {
     request.method == Method::GET && request.fields.get("range").is_some() && wanted(request) == Wanted::Whole

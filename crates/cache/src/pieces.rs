@@ -17,14 +17,14 @@ pub fn hash(bytes: &[u8]) -> PieceHash {
     PieceHash(*blake3::hash(bytes).as_bytes())
 }
 
-/// Hashes the pieces of a body whose bytes come in order, but for jumps; and names those that it cannot hash, because their
-/// beginning or end was there before.
+/// Hashes the pieces of a body whose bytes come in order, except for jumps; and names those that it cannot hash, because their
+/// beginning or end was stored before.
 #[derive(Debug, Default)]
 pub(crate) struct Hasher {
     state: blake3::Hasher,
     /// The offset of the next byte.
     at: u64,
-    /// Everything of the current piece that comes before that was hashed.
+    /// All bytes of the current piece before `at` were hashed.
     is_whole: bool,
     done: Vec<Listed>,
     /// The numbers of the pieces that had a hash before, in order.

@@ -20,8 +20,8 @@ const STORED_BY_DEFAULT: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 41
 /// Statuses whose caching requirements are known here (RFC 9111 §5.2.2.3).
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
-/// The longest path with its query that a cache takes part in, in bytes: what every recipient should support (RFC 9110 §4.1).
-/// Whoever asks for longer ones makes the gateway hold several copies of each.
+/// The longest path and query that the cache handles, in bytes: what every recipient should support (RFC 9110 §4.1). Each
+/// longer one would make the gateway hold several copies of it.
 const LONGEST: usize = 8 * 1024;
 
 /// Fields that a 304, or a 206 for another part, does not change: they describe the body that is stored (RFC 9111 §3.2), or what came
@@ -63,7 +63,7 @@ pub fn uri(origin: Origin<'_>, request: &RequestHead) -> Option<String> {
     Uris::new(origin).of(origin, request)
 }
 
-/// The URIs of requests to one server. Requests of one app name it in the same way, so that what they begin with is made and
+/// The URIs of requests to one server. An app names it in the same way each time, so the common beginning is made and
 /// checked once.
 #[derive(Debug)]
 pub struct Uris {
@@ -73,7 +73,7 @@ pub struct Uris {
 }
 
 impl Uris {
-    /// Those of requests to `origin`.
+    /// The URIs of requests to `origin`.
     #[must_use]
     pub fn new(origin: Origin<'_>) -> Self {
         Self { prefix: origin.prefix(), host: None }
@@ -102,9 +102,9 @@ impl Uris {
     }
 }
 
-/// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
-/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins of all kinds, bodies, several
-/// ranges, and what speaks for another client or URL.
+/// Whether a cache may take part in this request at all. A request for more than a GET or HEAD of a representation goes to the
+/// server unchanged: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins of all kinds, bodies,
+/// several ranges, and fields that speak for another client or URL.
 #[must_use]
 pub fn concerns_cache(request: &RequestHead) -> bool {
     let has = |name: &str| request.fields.get(name).is_some();
@@ -129,15 +129,15 @@ fn names_usual_options(options: &[u8]) -> bool {
     })
 }
 
-/// The longest name of a field that is searched for these parts, in bytes; the request with a longer one passes the cache by. Whoever sends
-/// names of 60 KiB would have each of them searched for all parts.
+/// The longest field name that is searched for the parts below, in bytes; a request with a longer one bypasses the cache.
+/// Otherwise each name of 60 KiB would be searched for all parts.
 const LONGEST_NAME: usize = 64;
 
-/// Parts of the names of fields by which some servers are told another URL, method or client than the request has, such as
-/// `X-Forwarded-Host`, `X-Original-URL` and `Client-IP`. What they answer depends on them without a Vary that says so, and a member must
-/// not choose what the others get.
+/// Parts of the names of fields that tell some servers another URL, method or client than the request has, such as
+/// `X-Forwarded-Host`, `X-Original-URL` and `Client-IP`. Their answers depend on these fields without a Vary that says so, and
+/// a member must not choose what the others get.
 const SPEAKING_FOR_ANOTHER: [&str; 36] = [
-    // Some servers read it as a hyphen, and a proxy before them does not.
+    // Some servers read an underscore as a hyphen, but a proxy before them does not.
     "_",
     "domain",
     "-port",
@@ -198,7 +198,7 @@ const LOGIN: [&str; 28] = [
     "macaroon",
     "signature",
     "x-api",
-    // They name the user, as proxies do that have checked a login or a certificate.
+    // Names of the user, from proxies that have checked a login or a certificate.
     "account",
     "client-cert",
     "email",
@@ -218,7 +218,7 @@ fn speaks_for_another(name: &[u8]) -> bool {
             })
 }
 
-/// Fields by which a server does not tell one user from another; so do all that begin as in [`IMPERSONAL_BEGINNINGS`].
+/// Fields by which a server does not tell one user from another, besides those that begin as in [`IMPERSONAL_BEGINNINGS`].
 const IMPERSONAL: [&str; 26] = [
     "cache-control",
     "connection",
@@ -247,7 +247,7 @@ const IMPERSONAL: [&str; 26] = [
     "user-agent",
     "via",
 ];
-/// How the names of further ones begin: negotiation of content, what browsers say of a request's context, and npm of its command.
+/// How the names of further impersonal fields begin: content negotiation, a browser's context of a request, and npm's command.
 const IMPERSONAL_BEGINNINGS: [&str; 5] = ["accept", "sec-fetch-", "sec-ch-", "npm-", "pacote-"];
 
 fn is_impersonal(name: &[u8]) -> bool {
@@ -263,17 +263,17 @@ pub fn personal(request: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
     request.fields.iter().filter(|(name, _)| !is_impersonal(name))
 }
 
-/// Whether a response that came for another request answers `request`, too, which its server has not seen: it may be used without
-/// asking the server, or for a request that the server cannot tell from the other one it would be the same (`is_same_asker`). What says
-/// `no-cache` is for nobody before the server has validated it (RFC 9111 §4, §5.2.2.4).
+/// Whether a response to another request also answers `request`, which the server has not seen: it may be used without asking
+/// the server, or the server cannot tell the two requests apart (`is_same_asker`). A response with `no-cache` is for nobody
+/// before the server has validated it (RFC 9111 §4, §5.2.2.4).
 #[must_use]
 pub fn may_share(request: &RequestHead, stored: &Stored, is_same_asker: bool, now: SystemTime) -> bool {
     usage(request, stored, now) == Use::Fresh
         || is_same_asker && !CacheControl::of(&stored.fields).has("no-cache")
 }
 
-/// Whether a request to a registry has fields of its own making (`X-…`), which a node leaves out of all that it sends there. What a
-/// registry makes of them is for nobody else.
+/// Whether a request to a registry has private fields (`X-…`), which a node omits from its own requests there. An answer that
+/// depends on them is for nobody else.
 #[must_use]
 pub fn has_private_fields(request: &RequestHead) -> bool {
     request.fields.iter().any(|(name, _)| matches!(name, [b'x' | b'X', b'-', ..]))
@@ -325,7 +325,7 @@ fn may_keep(
 /// Whether a response with this status and these fields may be given to others than the one who asked for it (RFC 9111 §5.2.2).
 fn is_for_everybody(fields: &Fields, status: u16) -> bool {
     let control = CacheControl::of(fields);
-    // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
+    // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand overrides no-store.
     let (must_understand, is_understood) = (control.has("must-understand"), UNDERSTOOD.contains(&status));
     let may_be_stored = if must_understand { is_understood } else { !control.has("no-store") };
     let sets_cookie = fields.get("set-cookie").or_else(|| fields.get("set-cookie2")).is_some();
@@ -391,8 +391,8 @@ fn forbids_stale(control: &CacheControl) -> bool {
 }
 
 /// Whether the request accepts a response that has been stale for `stale`, and the response does not forbid it (RFC 9111
-/// §4.2.4, §5.2.1.2). One that was never fresh is none: servers send pages for one user with nothing but an `ETag`, and whoever accepts
-/// what is stale would get what is another's.
+/// §4.2.4, §5.2.1.2). A response that was never fresh does not count: servers send pages for one user with nothing but an
+/// `ETag`, and a request that accepts stale ones would get another user's.
 fn may_be_stale(asked: &CacheControl, control: &CacheControl, stale: Duration) -> bool {
     let accepted = match asked.seconds("max-stale") {
         Seconds::Of(seconds) => stale <= Duration::from_secs(seconds),
@@ -402,7 +402,7 @@ fn may_be_stale(asked: &CacheControl, control: &CacheControl, stale: Duration) -
     accepted && !forbids_stale(control)
 }
 
-/// How long a response is fresh, if it says so (RFC 9111 §4.2.1). What is not valid makes it stale.
+/// How long a response is fresh, if it says so (RFC 9111 §4.2.1). An invalid statement makes it stale.
 #[must_use]
 pub fn lifetime(fields: &Fields, times: Times) -> Option<Duration> {
     let control = CacheControl::of(fields);
@@ -486,12 +486,13 @@ pub fn varying(fields: &Fields) -> impl Iterator<Item = String> {
     })
 }
 
-/// Whether it depends on more than fields of the request (RFC 9110 §12.5.5). What is not the name of a field may mean anything.
+/// Whether a response depends on more than fields of the request (RFC 9110 §12.5.5). A member of Vary that is no field
+/// name may mean anything.
 fn varies_always(fields: &Fields) -> bool {
     varying(fields).any(|name| name == "*" || HeaderName::from_bytes(name.as_bytes()).is_err())
 }
 
-/// The values of those fields in `request`, as they are compared.
+/// The values of the fields `names` in `request`, normalised for comparison.
 #[must_use]
 pub fn selecting(
     request: &RequestHead,
@@ -533,7 +534,7 @@ fn is_in(fields: &Fields, tag: &str) -> bool {
     all.next().is_some_and(|own| own.eq_ignore_ascii_case(tag.as_bytes())) && all.next().is_none()
 }
 
-/// The value of all fields called `name` together, without the white space that means nothing in a list.
+/// The value of all fields called `name` together, without the insignificant white space of a list.
 fn normalised(request: &RequestHead, name: &str) -> Option<Vec<u8>> {
     let mut all = request.fields.all(name).peekable();
     all.peek()?;
@@ -555,8 +556,8 @@ pub fn for_server(request: &RequestHead) -> RequestHead {
     request
 }
 
-/// The same, on condition that the server has another response than `stored` (RFC 9111 §4.3.1). `None` when there is nothing
-/// to validate it by.
+/// As [`for_server`], on condition that the server has another response than `stored` (RFC 9111 §4.3.1). `None` when
+/// `stored` has no validator.
 #[must_use]
 pub fn validation(request: &RequestHead, stored: &Stored) -> Option<RequestHead> {
     let mut request = for_server(request);
@@ -571,8 +572,8 @@ pub fn validation(request: &RequestHead, stored: &Stored) -> Option<RequestHead>
     (tag.is_some() || modified.is_some()).then_some(request)
 }
 
-/// `stored` after the 304 `response` to its validation by `request`, or a 206 to a request for what it lacks (RFC 9111 §3.2, §3.4,
-/// §4.3.4); `None` when that is about another response, or says something that is not for everybody.
+/// `stored`, updated by `response`: a 304 to its validation by `request`, or a 206 with parts that it lacks (RFC 9111 §3.2,
+/// §3.4, §4.3.4); `None` when `response` is about another response, or not for everybody.
 #[must_use]
 pub fn freshened(
     stored: &Stored,
@@ -590,7 +591,7 @@ pub fn freshened(
     let fields = response.end_to_end();
     let mut fresh = stored.clone();
     let mut replaced: Vec<Vec<u8>> = Vec::new();
-    // An Age of the old response would be added to that of the new one, and the old Date makes it old.
+    // The old Age would be added to that of the new response, and the old Date would make it old.
     fresh.fields.remove("age");
     fresh.fields.remove("date");
     for (name, value) in fields.iter() {
@@ -608,7 +609,7 @@ pub fn freshened(
     date_from(&mut fresh.fields, times.received);
     fresh.selecting = selecting(request, varying(&fresh.fields));
     for (name, value) in &mut fresh.selecting {
-        // Where it did not depend on a field before, it is what this request gets.
+        // If `stored` did not depend on a field before, the value of this request counts.
         if let Some((_, before)) = stored.selecting.iter().find(|(known, _)| known == name) {
             value.clone_from(before);
         }

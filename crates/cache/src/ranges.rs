@@ -13,13 +13,13 @@ const BOUNDARY: usize = 32;
 /// What a Range field asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ranges {
-    /// Nothing that is understood, or nothing that is worth it: the whole is sent.
+    /// Nothing that is understood or worth sending in parts: the whole is sent.
     Ignored,
     /// One range: the first byte, and the one after the last.
     One(u64, u64),
-    /// At least two of them that the body has, in the order of the field.
+    /// At least two ranges that the body has, in the order of the field.
     Several(Vec<(u64, u64)>),
-    /// None that the body has.
+    /// No range that the body has.
     Unsatisfiable,
 }
 
@@ -52,7 +52,7 @@ impl Ranges {
 
 /// One member of a Range field.
 enum Spec {
-    /// From a byte on, up to another one.
+    /// A first byte, and perhaps the last one.
     From(u64, Option<u64>),
     /// The last bytes.
     Last(u64),
@@ -76,7 +76,7 @@ impl Spec {
         }
     }
 
-    /// The bytes of a body of `total` that it means: the first one, and the one after the last; `None` if there are none.
+    /// The bytes that it means in a body of `total` bytes: the first one, and the one after the last; `None` if there are none.
     fn within(&self, total: u64) -> Option<(u64, u64)> {
         let (start, end) = match *self {
             Self::From(first, last) => (first, last.map_or(total, |last| last.saturating_add(1).min(total))),
@@ -97,7 +97,7 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// These parts of the body of `stored`. Nobody who writes bodies may know the random bytes before.
+    /// These parts of the body of `stored`. The writer of a body must not be able to predict the random bytes.
     #[must_use]
     pub fn new(parts: Vec<(u64, u64)>, stored: &Stored, random: [u8; BOUNDARY / 2]) -> Self {
         let boundary: String = random.iter().map(|byte| format!("{byte:02x}")).collect();

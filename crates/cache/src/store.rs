@@ -1,10 +1,10 @@
 //! Stored responses as files: `ID.head` is the metadata ([`Stored`]), `ID.body` the body, and `ID.small` is both of a small one.
 //! The index is in memory and is made from the files at each start, so it cannot be wrong about them.
 //!
-//! A response exists once its head does: that is written to a temporary name and renamed. A small one exists once it was fetched,
-//! and is written later (`store/writing.rs`). Nothing is synced to the disk. What
-//! a loss of power leaves behind has wrong checksums and is dropped when it is read, like anything that was changed since.
-//! All functions here block, except [`Store::blocking`] and its like (`store/calls.rs`), which run them on threads of the store.
+//! A response exists once its head does: that is written to a temporary name and renamed. A small one exists once it was
+//! fetched, and is written later (`store/writing.rs`). Nothing is synced to the disk. A response that a loss of power has cut
+//! short has wrong checksums and is dropped when it is read, like one that was changed later. All functions here block, except
+//! [`Store::blocking`] and its like (`store/calls.rs`), which run them on threads of the store.
 
 mod body;
 pub mod calls;
@@ -50,19 +50,19 @@ use hot::Hot;
 use unwritten::Unwritten;
 use uses::Uses;
 
-/// The bytes of the limit for each entry that may exist: the memory of the index is bounded with the disk.
+/// Bytes of the limit for each possible entry: this bounds the memory of the index.
 const BYTES_PER_ENTRY: u64 = 8 * 1024;
 /// Maximum number of entries.
 const MOST_ENTRIES: u64 = 200_000;
 /// The memory that the index takes for each entry, in bytes.
 pub const ENTRY_MEMORY: u64 = 384;
-/// The part of the memory of the index that copies of small responses may take besides it: one in this many.
+/// Copies of small responses may take the memory of the index divided by this, in addition to it.
 const HOT_PART: u64 = 4;
 /// Maximum number of responses for one URI that differ by what Vary names; the oldest one leaves.
 const MOST_VARIANTS: usize = 16;
 /// Maximum number of digests of one response: one by each strong algorithm.
 const MOST_DIGESTS: usize = 3;
-/// What files take besides their bytes.
+/// What a file takes besides its bytes.
 const FILE_COST: u64 = 4096;
 
 /// The store of one node.
@@ -83,9 +83,9 @@ pub struct Store {
     index: Mutex<Index>,
     hot: Mutex<Hot>,
     unwritten: Mutex<Unwritten>,
-    /// More is to be written.
+    /// Ends the writing thread's wait for more.
     hurry: Condvar,
-    /// Held while something of it is written.
+    /// Held while a file of the store is written.
     writing: Mutex<()>,
     /// How often responses were removed from the index alone, because the disk hung.
     withdrawn: AtomicU64,
@@ -101,7 +101,7 @@ struct Index {
     queues: Queues,
     /// The ids of the responses of each URI, by its hash, the oldest first.
     ids: HashMap<u64, Vec<u64>>,
-    /// The ids of bodies whose digest was proved, by the hash of that. Some may have left.
+    /// The ids of bodies with a proved digest, by its hash. Some may have been evicted.
     proved: HashMap<u64, u64>,
     /// The bytes of bodies that are being written.
     growing: u64,
@@ -119,7 +119,7 @@ pub struct Size {
     pub bytes: u64,
     /// The bytes that they may take.
     pub limit: u64,
-    /// The disk does not answer: nothing is stored, or used of what is stored.
+    /// The disk does not answer: nothing is stored, and nothing stored is used.
     pub is_hung: bool,
 }
 
@@ -134,7 +134,7 @@ impl Store {
         Self::open_for(directory, (limit, limit / 2), memory, reserve)
     }
 
-    /// The same for bodies of at most `largest` bytes each.
+    /// As [`Store::open`], for bodies of at most `largest` bytes each.
     ///
     /// # Errors
     /// Those of [`Store::open`].
@@ -258,7 +258,7 @@ impl Store {
         (stored.digests.contains(digest) && stored.is_complete()).then_some((id, stored))
     }
 
-    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use. Does not block.
+    /// As [`Store::proved`], if the response is in memory as in [`Store::copies`]. Counts as a use. Does not block.
     #[must_use]
     pub fn proved_copy(&self, digest: &Digest) -> Option<Copied> {
         let id = self.proved_id(digest)?;
@@ -388,8 +388,8 @@ impl Store {
         Ok(body)
     }
 
-    /// Notes that `member` was sent the response `id` for `uri`, with `saved` bytes of it without a transfer from the server, if
-    /// it was. Returns the number of members that got it, if this one is new.
+    /// Notes that `member` was sent the response `id` for `uri`, with the bytes `saved` if there was no transfer from the
+    /// server. Returns the number of members that got it, if this one is new.
     pub fn served(&self, id: u64, uri: &str, member: NodeId, saved: Option<u64>) -> Option<u32> {
         self.index().uses.note(id, uri, member, saved)
     }
@@ -428,7 +428,7 @@ impl Store {
             }
             created => created,
         };
-        // Once it is written, it is known whether anything can be.
+        // Whether a created file can be written is known only later.
         if let Err(error) = &created {
             self.note_fault(error);
         }
@@ -515,8 +515,8 @@ impl Store {
         found.len()
     }
 
-    /// Removes all responses for `uri` from the index, also what is proved, and their files when the disk takes that: for a disk that
-    /// hangs. What is being stored for any URI will not be.
+    /// Removes all responses for `uri` from the index, proved ones too, and their files once the disk answers: for a disk that
+    /// hangs. Responses for any URI that are being stored now will not be.
     pub fn withdraw(self: &Arc<Self>, uri: &str) {
         self.withdrawn.fetch_add(1, Relaxed);
         let key = self.hasher.hash_one(uri);
@@ -586,7 +586,7 @@ impl Store {
         let (mut leaving, mut oldest) = (Vec::new(), None);
         {
             let mut index = self.index();
-            // Before it is there, so that it does not leave at once.
+            // Before the response is entered, so that it is not evicted at once.
             while index.queues.bytes() + index.growing + size > self.limit
                 || index.queues.len() as u64 >= self.most_entries
             {
@@ -689,7 +689,7 @@ impl Store {
     }
 }
 
-/// An orderly end loses nothing, unless the disk takes nothing.
+/// An orderly end loses nothing, unless the disk takes no more.
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.disk.is_hung() {

@@ -72,8 +72,8 @@ pub struct Stored {
     pub parts: Vec<BodyPart>,
     /// The hashes of its pieces that are known, in order; only of a body that is shared in pieces.
     pub pieces: Vec<Listed>,
-    /// The digests that the whole body was proved to have, at most one by each algorithm, if indexes have named any. The response can
-    /// also be found by these.
+    /// The digests that the whole body was proved to have, at most one for each algorithm, if indexes have named any. The
+    /// response can also be found by these.
     pub digests: Vec<Digest>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
@@ -118,14 +118,14 @@ impl Stored {
         parts.fold(start, |at, part| if part.start <= at && at < part.end { part.end } else { at })
     }
 
-    /// The offset at which the bytes begin that are stored without a gap up to `end`.
+    /// The offset from which the bytes are stored without a gap up to `end`.
     #[must_use]
     pub fn reach_back(&self, end: u64) -> u64 {
         let parts = self.parts.iter().rev();
         parts.fold(end, |at, part| if part.start < at && at <= part.end { part.start } else { at })
     }
 
-    /// The offset of the first byte after `start` with which a stored part begins; the end of the body if there is none.
+    /// The offset at which the next stored part after `start` begins; the end of the body if there is none.
     #[must_use]
     pub fn next_part(&self, start: u64) -> u64 {
         self.parts.iter().map(|part| part.start).find(|next| *next > start).unwrap_or(self.total)
@@ -254,7 +254,7 @@ impl<'a> Reader<'a> {
             let (name, value) = (self.bytes()?, self.bytes()?);
             fields.push(str::from_utf8(name).ok()?, value).ok()?;
         }
-        // Earlier versions stored one that came with a 304 for one app.
+        // Earlier versions stored a cookie that came with a 304 for one app.
         if fields.get("set-cookie").is_some() {
             return None;
         }

@@ -217,7 +217,7 @@ async fn fail_over(
     let pause = Pause { at: download.size / 4, reached, over };
     let killed = used.name;
     let first_request = async {
-        // Without the mark the download has failed, and says so itself.
+        // If the mark is not reached, the download has failed and says so itself.
         let _ = marked.await;
         used.kill().await?;
         let _ = resume.send(());

@@ -133,7 +133,7 @@ impl Download<'_> {
             (self.report)(Report::Downloaded(bytes));
             if let Some(pause) = pause.take_if(|pause| bytes >= pause.at) {
                 let _ = pause.reached.send(());
-                // Dropped without a word when what was to happen meanwhile has failed, which is reported there.
+                // The sender is dropped when the work of the pause has failed, which is reported there.
                 let _ = pause.over.await;
             }
             buffer.clear();

@@ -182,7 +182,7 @@ impl Machine {
             match timeout_at(deadline, self.lines.recv()).await {
                 Ok(Some(line)) => match serde_json::from_str(&line) {
                     Ok(event) => return Ok(Event(event)),
-                    // Text that is not an event is the error it ends with.
+                    // Text that is not an event is the program's last error.
                     Err(_) => last = line,
                 },
                 Ok(None) => return Err(Error::new(format!("{} ended: {last}", self.name))),

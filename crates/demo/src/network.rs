@@ -73,8 +73,8 @@ fn free_port(address: Ipv4Addr) -> io::Result<u16> {
     UdpSocket::bind((address, 0)).and_then(|socket| socket.local_addr()).map(|address| address.port())
 }
 
-/// Whether one machine hears another's broadcast and sees its address, and then hears nothing of what is sent to the other
-/// one alone: as on a LAN.
+/// Whether, as on a LAN, one machine hears another's broadcast, sees its address, and hears nothing that is sent to the
+/// other alone.
 async fn carries_broadcasts(port: u16) -> io::Result<bool> {
     let lans = lans(&[FIRST.to_string(), SECOND.to_string()])?;
     let [first, second] = &*lans else { return Ok(false) };

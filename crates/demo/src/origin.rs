@@ -40,7 +40,7 @@ pub struct Origin {
     pub listen: SocketAddr,
     /// What `/file` is.
     pub file: Generated,
-    /// Its files are served, and no generated one.
+    /// If given, its files are served instead of the generated one.
     pub directory: Option<PathBuf>,
 }
 

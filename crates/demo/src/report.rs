@@ -1,6 +1,6 @@
 //! What the demo reports while it runs.
 
-/// One piece of progress, for whoever shows it. Text is one line without its end.
+/// One piece of progress, to be shown. Text is one line without its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report<'a> {
     /// A part of the demo begins.

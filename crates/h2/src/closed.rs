@@ -1,4 +1,4 @@
-//! Streams that have closed (RFC 9113 §5.1): what it means that a frame still arrives on one.
+//! Streams that have closed (RFC 9113 §5.1), and why a frame may still arrive on one.
 
 /// How many of the streams that closed last are remembered one by one.
 const REMEMBERED: usize = 64;

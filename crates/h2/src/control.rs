@@ -6,8 +6,8 @@ use super::{Reason, Side};
 /// How many answers to the peer's own frames may wait to be sent before no more frames are read.
 const MAX_ANSWERS: usize = 1024;
 
-/// How many bytes of frames a server lets wait before it reads no more requests: each is answered with some. A client always
-/// reads, because the server could otherwise wait for it in turn.
+/// How many bytes of frames a server lets wait before it reads no more requests: each request is answered with some. A
+/// client always reads, because the server could otherwise wait for it in turn.
 const MAX_BYTES: usize = 64 * 1024;
 
 /// Encoded frames that wait to be written.

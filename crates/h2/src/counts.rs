@@ -23,7 +23,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Before any stream was opened.
+    /// The numbers before any stream was opened.
     pub(super) fn new(side: Side) -> Self {
         Self { side, open: 0, next: 1, last: 0, waiting: BTreeMap::new(), last_place: 0 }
     }
@@ -48,8 +48,8 @@ impl Counts {
         self.next > MAX_STREAM_ID
     }
 
-    /// Takes the next number of this end, once fewer than `limit` streams are open. Whoever has to wait gets a `place`, and
-    /// [leaves](Self::leave) it when it waits no more.
+    /// Takes the next number of this end, once fewer than `limit` streams are open. A caller that has to wait gets a
+    /// `place`, and [leaves](Self::leave) it when it no longer waits.
     pub(super) fn poll_open(&mut self, limit: u32, place: &mut Option<u64>, cx: &Context<'_>) -> Poll<u32> {
         if self.open >= limit {
             let number = *place.get_or_insert_with(|| {
@@ -85,12 +85,12 @@ impl Counts {
         self.wake_waiting();
     }
 
-    /// Has everybody who waits to open a stream look again.
+    /// Wakes all tasks that wait to open a stream.
     pub(super) fn wake_waiting(&mut self) {
         std::mem::take(&mut self.waiting).into_values().for_each(Waker::wake);
     }
 
-    /// Forgets who waited at this place.
+    /// Forgets the task that waits at this place.
     pub(super) fn leave(&mut self, place: u64) {
         self.waiting.remove(&place);
     }
@@ -121,7 +121,8 @@ mod tests {
         assert!(!counts.peer_uses(7), "servers open none");
     }
 
-    /// Each was kept until a stream was closed, with its task: a gateway that accepts no streams filled the client's memory.
+    /// Each waiter was kept, with its task, until a stream was closed: a gateway that accepts no streams filled the
+    /// client's memory.
     #[test]
     fn whoever_gives_up_waiting_for_a_stream_is_forgotten() {
         let (mut counts, cx) = (Counts::new(Side::Client), Context::from_waker(Waker::noop()));

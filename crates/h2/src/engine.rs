@@ -18,7 +18,7 @@ use super::{Config, Error, Reason, Side};
 /// A request with its body, and what answers it.
 pub type Accepted = (Request<RecvStream>, SendResponse);
 
-/// One end of a connection. Whoever drives it repeats three steps: puts received bytes into [`Engine::room`] and calls
+/// One end of a connection. Its driver repeats three steps: puts received bytes into [`Engine::room`] and calls
 /// [`Engine::received`]; writes [`Engine::output`] and calls [`Engine::written`]; asks [`Engine::try_finish`] whether that
 /// was all. Dropping it ends all streams.
 pub struct Engine {
@@ -84,8 +84,7 @@ impl Engine {
         self.memory.set(more + streams + self.reader.memory() + self.writer.memory());
     }
 
-    /// The memory of the connection with all its streams, in bytes, as it is counted; and as it is, which is found by walking
-    /// through all queues.
+    /// The memory of the connection with all its streams, in bytes: as counted, and as found by walking through all queues.
     pub fn memory(&self) -> (usize, usize) {
         let streams = self.shared.lock();
         let (counted, walked) = streams.queued_memory();
@@ -103,9 +102,9 @@ impl Engine {
         self.shared.lock().tick();
     }
 
-    /// Where the next bytes of the peer go, and how many of them at most; the room is longer than that where it can be.
-    /// `None` while nothing is to be read, because the peer does not read the answers to its frames, or because its requests
-    /// have to be accepted first.
+    /// The room for the peer's next bytes, and the most that may be put there; the room itself may be longer. `None` while
+    /// nothing is to be read, because the peer does not read the answers to its frames, or because its requests have to be
+    /// accepted first.
     pub fn room(&mut self) -> Option<(&mut [u8], usize)> {
         let is_full = {
             let streams = self.shared.lock();
@@ -244,7 +243,7 @@ impl Engine {
         }
     }
 
-    /// The peer has ended the byte stream in good order: how the connection has ended with that.
+    /// Takes the end of the peer's byte stream in good order; returns how the connection has ended.
     ///
     /// # Errors
     /// When streams were open, or the peer gave a reason before.

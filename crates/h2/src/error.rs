@@ -21,7 +21,7 @@ impl Reason {
     pub const FRAME_SIZE_ERROR: Self = Self(0x6);
     /// Nothing was done yet, so the request may be repeated.
     pub const REFUSED_STREAM: Self = Self(0x7);
-    /// The stream is not needed any more.
+    /// The stream is no longer needed.
     pub const CANCEL: Self = Self(0x8);
     /// A header block cannot be decoded.
     pub const COMPRESSION_ERROR: Self = Self(0x9);
@@ -94,7 +94,7 @@ impl Error {
         if let Self::Io(error) = self { Some(error) } else { None }
     }
 
-    /// True when the whole connection failed, and not one stream alone.
+    /// True when the whole connection failed, not just one stream.
     pub fn is_of_connection(&self) -> bool {
         !matches!(self, Self::Reset(_))
     }

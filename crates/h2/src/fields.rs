@@ -174,7 +174,7 @@ impl Fields {
     }
 
     /// The response that the fields make up, and what Content-Length says about its content; `None` when they are malformed,
-    /// which 101 is, too (RFC 9113 §8.6).
+    /// or the status is 101 (RFC 9113 §8.6).
     pub(super) fn response(self) -> Option<(Response<()>, Content)> {
         let Self { status: Some(status), malformed: false, .. } = self else { return None };
         if self.has_request_fields() || status == StatusCode::SWITCHING_PROTOCOLS {

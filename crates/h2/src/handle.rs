@@ -14,7 +14,7 @@ use laneway_limits::memory::Account;
 use super::streams::Streams;
 use super::{Error, Reason};
 
-/// The state of a connection, shared by whoever drives it and by all handles.
+/// The state of a connection, shared by its driver and all handles.
 #[derive(Clone)]
 pub(super) struct Shared(Arc<Mutex<Streams>>);
 
@@ -81,7 +81,7 @@ impl Requests {
     }
 }
 
-/// The place of one who may have to wait until the peer accepts one more stream.
+/// The place of a caller that may have to wait until the peer accepts one more stream.
 struct Place<'a> {
     shared: &'a Shared,
     number: Option<u64>,
@@ -113,7 +113,7 @@ impl Future for ResponseFuture {
 pub struct SendResponse(Handle);
 
 impl SendResponse {
-    /// For an accepted stream with one handle; and the body of the request.
+    /// The answer to an accepted stream with one handle, and the body of its request.
     pub(super) fn of(shared: Shared, id: u32) -> (Self, RecvStream) {
         let handle = Handle { shared, id };
         let body = RecvStream(handle.another());

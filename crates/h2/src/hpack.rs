@@ -1,5 +1,5 @@
 //! Header fields as HTTP/2 carries them (HPACK, RFC 7541). What is sent refers to the static table only, so that it
-//! needs no state; what is received may be all that the RFC knows.
+//! needs no state; what is received may use all of the RFC.
 
 mod tables;
 
@@ -208,7 +208,7 @@ fn decode_string(bytes: &[u8]) -> Result<Vec<u8>, HpackError> {
             length += 1;
             let ranks = &CODES.by_length[length];
             if let Some(rank) = code.checked_sub(ranks.first).filter(|rank| *rank < ranks.count) {
-                // The end of the string is never said.
+                // The code of the end of a string must not occur.
                 let symbol = CODES.symbols[(ranks.before + rank) as usize];
                 decoded.push(u8::try_from(symbol).map_err(|_end| Malformed)?);
                 (code, length) = (0, 0);
@@ -282,7 +282,7 @@ mod tests {
         digits.chunks(2).map(byte).collect()
     }
 
-    /// RFC 7541, C.4 and C.6: three blocks each, with the code of strings and a table that goes on.
+    /// RFC 7541, C.4 and C.6: three blocks each, with coded strings and one table for all three.
     #[test]
     fn the_examples_of_the_rfc_are_understood() {
         let mut decoder = Decoder::default();

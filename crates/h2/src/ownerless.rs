@@ -1,6 +1,6 @@
-//! Which streams have no owner any more, and since when the peer has taken nothing of them.
+//! Which streams no longer have an owner, and since when the peer has taken nothing of them.
 
-/// After how many ticks in which the peer takes nothing a stream without an owner is reset.
+/// A stream without an owner is reset after this many ticks in which the peer takes nothing.
 const MAX_STALLED: u32 = 6;
 
 /// The streams whose owner is gone while something is still queued on them.

@@ -30,7 +30,7 @@ struct Piece {
     memory: usize,
 }
 
-/// Makes room in a new queue for one item, where it would make room for four: in most tunnels no more ever wait.
+/// Makes room in a new queue for one item instead of the usual four: in most tunnels no more than one ever waits.
 pub(super) fn reserve_first<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() == 0 {
         queue.reserve_exact(1);

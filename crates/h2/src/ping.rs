@@ -17,7 +17,7 @@ enum Stage {
     Answered,
 }
 
-/// At most one question at a time.
+/// PING, at most one question at a time.
 #[derive(Debug, Default)]
 pub(super) struct Ping {
     stage: Stage,
@@ -49,7 +49,7 @@ impl Ping {
         is_expected
     }
 
-    /// Has the waiting task look again.
+    /// Wakes the waiting task.
     pub(super) fn wake(&mut self) {
         wake(&mut self.waiting);
     }

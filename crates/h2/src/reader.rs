@@ -12,7 +12,7 @@ const MAX_BLOCK_FRAMES: u32 = 64;
 /// The frames of one connection, as far as they have arrived.
 pub(super) struct Reader {
     max_frame_size: u32,
-    /// A header block may take no more bytes than its fields may, once decoded.
+    /// The most bytes of an encoded header block: as many as its fields may have.
     max_block_size: usize,
     partial: Partial,
     /// A header block that goes on in the next frame.
@@ -40,7 +40,7 @@ pub(super) struct HeaderBlock {
 
 /// What was received.
 pub(super) enum Received {
-    /// Nothing complete yet.
+    /// No frame is complete yet.
     Nothing,
     /// A DATA frame with its payload without padding.
     Data(Head, Bytes),
@@ -51,7 +51,7 @@ pub(super) enum Received {
 }
 
 impl Reader {
-    /// Before anything was received.
+    /// A reader that has received nothing.
     pub(super) fn new(side: Side, config: &Config) -> Self {
         let partial = match side {
             Side::Client => NEXT,
@@ -75,7 +75,7 @@ impl Reader {
         partial + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
     }
 
-    /// Where the next bytes go, and how many of them at most; the room is longer than that where it can be.
+    /// The room for the next bytes, and the most that may be put there; the room itself may be longer.
     pub(super) fn room(&mut self) -> (&mut [u8], usize) {
         match &mut self.partial {
             Partial::Preface(bytes, count) => (&mut bytes[*count..], PREFACE.len() - *count),

@@ -14,7 +14,7 @@ use super::piece_queue::reserve_first;
 use super::waker::{register, wake};
 use laneway_limits::buffer_pool::memory_of;
 
-/// So many streams may wait for the connection's window before it is looked which of them have gone.
+/// Once this many streams wait for the connection's window, those among them that have gone are looked for.
 const FEW_STARVED: usize = 16;
 
 /// The sending direction of one stream.
@@ -110,7 +110,7 @@ impl SendHalf {
         wake(&mut self.capacity_wanted);
     }
 
-    /// The same, because the connection's window has room again.
+    /// Wakes that task because the connection's window has room again.
     pub(super) fn feed(&mut self) {
         self.is_starved = false;
         self.wake();
@@ -243,7 +243,7 @@ impl SendFlow {
         self.starved.drain(..)
     }
 
-    /// Forgets those of them that have gone, if there are many: the peer may never widen the connection's window.
+    /// Forgets the waiting streams that have gone, if many wait: the peer may never widen the connection's window.
     pub(super) fn forget_starved(&mut self, is_there: impl Fn(u32) -> bool) {
         if self.starved.len() > self.most_starved {
             self.starved.retain(|id| is_there(*id));

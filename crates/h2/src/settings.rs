@@ -92,8 +92,8 @@ impl SettingsExchange {
         Some(Settings { window: Some(window), ..Settings::default() })
     }
 
-    /// Whether the next header block has to say that this end uses no HPACK table; true once for each time that the peer
-    /// makes the table smaller, because it may not be used any more as it was (RFC 9113 §4.3.1).
+    /// Whether the next header block has to say that this end uses no HPACK table; true once each time the peer makes
+    /// the table smaller, because the old one may no longer be used (RFC 9113 §4.3.1).
     pub(super) fn take_table_update(&mut self) -> bool {
         std::mem::take(&mut self.owes_table_update)
     }
@@ -128,7 +128,7 @@ impl SettingsExchange {
         Ok(Change { window, streams: settings.streams.is_some() })
     }
 
-    /// The peer has acknowledged this end's SETTINGS: by how much every receive window changes with that.
+    /// Takes the peer's acknowledgement of this end's SETTINGS; returns by how much every receive window changes.
     ///
     /// # Errors
     /// When the acknowledgement has a payload.

@@ -175,7 +175,7 @@ impl Streams {
         true
     }
 
-    /// Accepts no more streams but those that the peer has opened before it learns of that.
+    /// Accepts no more streams, except those that the peer opens before it learns of that.
     pub(super) fn drain(&mut self) {
         if self.shutdown.begin_drain() {
             self.go_away(MAX_STREAM_ID, Reason::NO_ERROR);

@@ -353,7 +353,7 @@ proptest! {
         prop_assert!(window > WINDOW / 2, "{}", window);
     }
 
-    /// Whatever arrives, nothing panics, and what is sent are whole frames.
+    /// Whatever arrives, nothing panics, and only whole frames are sent.
     #[test]
     fn arbitrary_frames_never_panic(written in prop::collection::vec(
         (0u8..11, any::<u8>(), 0u32..8, prop::collection::vec(any::<u8>(), 0..40)), 0..60,
@@ -406,7 +406,7 @@ fn a_stream_without_an_owner_of_which_the_peer_takes_nothing_is_reset() {
         let mut send = respond.send(&Response::new(()), false).unwrap();
         send.send_data(bytes(10_000), true).unwrap();
         if stream == 1 {
-            // It takes back the window that the answer was queued for.
+            // The client takes back the window that the answer was queued for.
             raw.write(Kind::Settings, 0, 0, &[0, 4, 0, 0, 0, 0]);
         }
     }
@@ -415,7 +415,7 @@ fn a_stream_without_an_owner_of_which_the_peer_takes_nothing_is_reset() {
     let mut reset = Vec::new();
     for tick in 0..20 {
         raw.0.tick();
-        // It takes a little of one of them again and again.
+        // The client takes a little of one stream again and again.
         raw.write(Kind::WindowUpdate, 0, 3, &[0, 0, 0, 100]);
         for (head, _) in frames(&raw.0.take_output()) {
             if head.kind == Kind::ResetStream {
@@ -469,7 +469,7 @@ fn short_blocks_that_stand_for_long_lists_of_fields_are_not_decoded_before_other
     assert!(raw.0.room().is_some());
 }
 
-/// Each was kept until the peer widened the connection's window, which it need never do.
+/// Each stream was kept until the peer widened the connection's window, which it need never do.
 #[test]
 fn streams_that_end_while_they_wait_for_the_connections_window_are_forgotten() {
     let mut raw = Raw::new(config());

@@ -86,7 +86,7 @@ impl Writer {
         self.memory
     }
 
-    /// The same, piece by piece.
+    /// The same memory, piece by piece.
     pub(super) fn walk(&self) -> usize {
         let memory = |piece: &Piece| if let Piece::Bytes(_, memory) = piece { *memory } else { 0 };
         self.pieces.iter().map(memory).sum()

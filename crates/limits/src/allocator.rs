@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often there is a look.
+/// Interval between two large allocations.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A block of at least this many bytes gets pages of its own.
 const BLOCK: usize = 1024 * 1024;
 
-/// Has the allocator return to the system what has been free for a second, until it is dropped. mimalloc looks for that when it
-/// frees such a block, or a thread ends, and not while nothing is asked of it: what a flood had taken stayed.
+/// Until it is dropped, has the allocator return to the system what has been free for a second. mimalloc looks for such memory
+/// only when it frees a large block or a thread ends, not while it is idle: what a flood had taken stayed.
 pub async fn return_spare() {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How far somebody is ahead of an even rate: the moment at which everything taken so far is earned (the generic cell rate
-/// algorithm, ITU-T I.371). Whoever takes nothing for a while may take a burst, whose size
-/// the caller bounds.
+/// algorithm, ITU-T I.371). After a time without taking anything, a burst may be taken, whose size the caller bounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket(Option<Instant>);
 
@@ -12,7 +11,7 @@ impl Bucket {
     /// Takes an amount that is earned in the time `cost`. Returns how far ahead of the rate that is.
     pub fn take(&mut self, cost: Duration, now: Instant) -> Duration {
         let earned = self.0.map_or(now, |earned| earned.max(now));
-        // Far beyond any wait, and what cannot be added is not waited for either.
+        // A sum that overflows is far beyond any wait: the amount is then not counted.
         let earned = earned.checked_add(cost).unwrap_or(earned);
         self.0 = Some(earned);
         earned - now
@@ -32,7 +31,7 @@ impl Bucket {
         self.0 = self.0.and_then(|earned| earned.checked_sub(cost));
     }
 
-    /// How far ahead of the rate the last one left it; zero when everything is earned.
+    /// How far ahead of the rate the last amount left it; zero when everything is earned.
     pub fn ahead(&self, now: Instant) -> Duration {
         self.0.map_or(Duration::ZERO, |earned| earned.saturating_duration_since(now))
     }

@@ -13,12 +13,12 @@ pub const SMALL: u32 = 64 * 1024;
 pub const LARGEST: u32 = 256 * 1024;
 /// The sizes that there are.
 const SIZES: [usize; 2] = [SMALL as usize, LARGEST as usize];
-/// A buffer's bytes begin this far behind the start of a page: copies from page start to page start take half as long again
-/// on some processors, which wait for stores that only look like the ones they are about to load.
+/// A buffer's bytes begin this far behind the start of a page: copies between page starts take half as long again on some
+/// processors (4K aliasing of loads and stores).
 const OFFSET: usize = 1024;
 /// Room behind the largest read: a TLS record is opened in place, with a few bytes more than its payload.
 const SLACK: usize = 1024;
-/// A payload that fills less than this part of a small buffer counts by its length: it is copied out of any buffer.
+/// A payload below a small buffer's size divided by this counts by its length: it is copied out of any buffer.
 const MIN_PART: usize = 4;
 /// How many buffers of each size a thread keeps for the next reads.
 const MAX_SPARE: usize = 6;
@@ -37,8 +37,8 @@ pub fn memory_of(length: usize) -> usize {
     }
 }
 
-/// These bytes, which are a part of a buffer of `size` bytes: copied out of it if their length counts for less memory than the buffer
-/// has, so that a few queued bytes do not keep all of it.
+/// `part` of a buffer of `size` bytes, copied out of it if its length counts for less memory than the buffer has, so that a few
+/// queued bytes do not keep all of it.
 pub fn detached(part: Bytes, size: usize) -> Bytes {
     match memory_of(part.len()) < memory_of(size) {
         true => Bytes::copy_from_slice(&part),
@@ -73,7 +73,7 @@ impl PooledBuffer {
         Self { bytes: spare.unwrap_or_else(|| vec![0; OFFSET + SIZES[size] + SLACK]), size, filled: 0..0 }
     }
 
-    /// Room for as much as it was taken for, and a little more.
+    /// Room for the bytes that it was taken for, and a few more.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[OFFSET..]
     }

@@ -1,5 +1,5 @@
-//! Limits of a node: the memory that its tunnels hold and its buffers, the rate of bytes of one client, how often one source may make it
-//! do something, and how many lines it may cause in the log.
+//! Limits of a node: the memory of its tunnels and its buffers, the byte rate of one client, and how often one source may make
+//! it do something or write to the log.
 
 pub mod allocator;
 mod bucket;

@@ -1,5 +1,5 @@
-//! Which lines of the log are written. Whoever can cause a line again and again must neither fill a disk with it nor hide the
-//! lines about others.
+//! Which lines of the log are written. Anyone who can cause a line again and again must neither fill a disk with it nor
+//! hide the lines about others.
 //!
 //! The first lines are always written, so that no change goes unseen; after that one a minute, with the number of those left
 //! out before it. The lines left out are at the level of debug.
@@ -13,7 +13,7 @@ use super::rate::{PerSource, Rate};
 /// The lines of one place in the code about one subject.
 const LINES: Rate = Rate::new(10, Duration::from_secs(60));
 
-/// The lines of this process, as its log is one for all parts.
+/// The lines of this process: all its parts share one log.
 static WRITTEN: LazyLock<Lines> = LazyLock::new(|| Lines::new(LINES));
 
 /// The subject of a line that is about nobody in particular.
@@ -36,7 +36,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Before any line was written.
+    /// Lines at this rate, none written yet.
     pub fn new(rate: Rate) -> Self {
         Self { used: Mutex::new(PerSource::new(rate)), hasher: RandomState::new() }
     }

@@ -5,9 +5,9 @@
 //! one link, and can be told to end. What holds bytes has a [`Tally`] of an account: bytes are counted when they are
 //! taken in, and until their memory is really free.
 //!
-//! The sum is bounded in four steps. Above a quarter of the limit, what is read at a time gets smaller. Above half of it, windows
-//! shrink. Above three quarters, whoever has more than a
-//! fair share gets nothing new. Above all of it, whoever holds most is cut until three quarters are left.
+//! The sum is bounded in four steps. Above a quarter of the limit, what is read at a time gets smaller. Above half of it,
+//! windows shrink. Above three quarters, holders with more than a fair share get nothing new. Above all of it, those that hold
+//! most are cut until three quarters are left.
 
 mod tally;
 
@@ -30,7 +30,7 @@ pub const TUNNEL: usize = 16 * 1024;
 pub const LINK: usize = 32 * 1024;
 /// Accounts that hold at least this many bytes are evicted before smaller ones.
 const LARGE: usize = 64 * 1024;
-/// How long whoever is about to take memory waits for those that have to leave.
+/// How long a task that is about to take memory waits for evicted accounts to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The bit of [`Account::state`] that says that the account was evicted; the others are the bytes that it holds.
 const EVICTED: usize = 1 << (usize::BITS - 1);
@@ -52,7 +52,7 @@ struct Total {
     /// How many holders have accounts.
     active: AtomicUsize,
     holders: Mutex<HashMap<u64, Weak<Holder>>>,
-    /// Wakes whoever waits until no more is held than may be: one, who wakes the next.
+    /// Wakes one task that waits until no more is held than the limit; that task wakes the next.
     room: Notify,
     next: AtomicU64,
     since: Instant,
@@ -200,7 +200,7 @@ impl Total {
             }
         }
         if evicted > 0 {
-            // Those that wait may be among them.
+            // Evicted accounts may be among those that wait.
             self.room.notify_waiters();
             tracing::warn!(
                 limit = self.limit,
@@ -272,8 +272,8 @@ impl Holder {
         staying(&self.used, &self.leaving)
     }
 
-    /// The accounts that can be evicted, in the order in which they are: large ones, then small ones, then those that hold
-    /// no bytes; the longest stalled first.
+    /// The accounts that can be evicted, in the order of eviction: large ones, then small ones, then those that hold no
+    /// bytes; the longest stalled first.
     fn accounts_to_evict(&self) -> Vec<Arc<Account>> {
         let accounts: Vec<_> = lock(&self.accounts).values().filter_map(Weak::upgrade).collect();
         let order = |account: &Account| {
@@ -358,7 +358,8 @@ impl Account {
         (self.state.load(Relaxed) & !EVICTED) - self.kind.cost()
     }
 
-    /// Whether there is room for large reads. Those that have begun stay when memory is tight, so they end long before that.
+    /// Whether there is room for large reads. Their buffers stay when memory gets tight, so large reads stop long
+    /// before that.
     pub fn is_roomy(&self) -> bool {
         self.holder.total.used.load(Relaxed) <= self.holder.total.limit / 4
     }
@@ -383,7 +384,7 @@ impl Account {
         self.state.load(Relaxed) & EVICTED != 0
     }
 
-    /// The same. If it may continue, the current task is woken once it has to end.
+    /// As [`Account::is_evicted`]. If it may continue, the current task is woken once it has to end.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
         self.is_evicted()
@@ -394,24 +395,25 @@ impl Account {
         std::future::poll_fn(|cx| if self.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Waits, for a moment at most, while more is held than may be: those that were evicted run, and give back what they have. Hundreds
-    /// of tasks would otherwise each take more before the first of those gets its turn. False when this one has to end, too.
+    /// Waits, for a moment at most, while more is held than the limit, so that evicted tasks run and give back what they have.
+    /// Otherwise hundreds of tasks would each take more before the first evicted one gets its turn. False when this account has
+    /// to end, too.
     pub async fn may_take(&self) -> bool {
         if self.holder.total.is_exceeded() && !self.is_evicted() {
-            // Boxed, because that is rare. Whoever has waited for so long takes it all the same.
+            // Boxed, because this is rare. After such a long wait the memory is taken all the same.
             let _ = Box::pin(timeout(PATIENCE, self.room())).await;
         }
         !self.is_evicted()
     }
 
-    /// Waits until no more is held than may be, or this one has to end.
+    /// Waits until no more is held than the limit, or this account has to end.
     async fn room(&self) {
         let total = &self.holder.total;
         loop {
-            // Made before the look, so that nothing in between is missed.
+            // Made before the check, so that nothing in between is missed.
             let given_back = total.room.notified();
             if !total.is_exceeded() {
-                // For the next one that waits: whatever this one takes, there is room by now.
+                // Wakes the next one that waits: whatever this one takes, there is room by now.
                 return total.room.notify_one();
             }
             if self.is_evicted() {
@@ -435,7 +437,7 @@ impl Account {
 }
 
 impl Reserve {
-    /// Another one of the same budget, of no bytes yet.
+    /// Another reserve of the same budget, of no bytes yet.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self { total: self.total.clone(), bytes: 0 }

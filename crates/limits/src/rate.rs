@@ -53,7 +53,7 @@ struct Used {
 }
 
 impl<Source: Copy + Eq + Hash> PerSource<Source> {
-    /// Before anything has passed.
+    /// Sources that have taken nothing.
     pub fn new(rate: Rate) -> Self {
         Self { rate, buckets: HashMap::new(), silent: BTreeMap::new(), turn: 0 }
     }
@@ -63,7 +63,7 @@ impl<Source: Copy + Eq + Hash> PerSource<Source> {
         self.take_counted(source, now).is_some()
     }
 
-    /// The same; returns how many were refused since the last one that passed.
+    /// As [`PerSource::take`], but returns how many were refused since the last one that passed.
     pub fn take_counted(&mut self, source: Source, now: Instant) -> Option<u64> {
         if self.buckets.len() >= MAX_SOURCES
             && !self.buckets.contains_key(&source)

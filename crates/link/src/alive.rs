@@ -24,7 +24,7 @@ const TRUST: u32 = 4;
 const BURSTS: Duration = Duration::from_millis(10);
 /// The interval between two pings, and how long an answer may take, while tunnels are open.
 const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
-/// The same for a link without tunnels. No answer may take longer than this, whatever else moves.
+/// Both times for a link without tunnels. No answer may take longer than this, whatever else moves.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 /// An answer may take this many times as long as recent ones have taken; never longer than on an idle link.
 const SLOW_LINE: u32 = 10;
@@ -74,17 +74,17 @@ impl Default for LinkState {
 }
 
 impl LinkState {
-    /// For a link with this `queue`.
+    /// The state of a link with this `queue`.
     pub(super) fn of(queue: Arc<Queue>) -> Self {
         Self { queue, ..Self::default() }
     }
 
-    /// The same, with the intervals of an idle link whatever is open, because the other end pings more often.
+    /// The state of a link that always has the intervals of an idle one, because the other end pings more often.
     pub(super) fn patient(queue: Arc<Queue>) -> Self {
         Self { patient: true, ..Self::of(queue) }
     }
 
-    /// One that is exhausted after `tunnels` tunnels.
+    /// The state of a link that is exhausted after `tunnels` tunnels.
     #[cfg(test)]
     fn limited_to(tunnels: u32) -> Self {
         Self { left: AtomicU32::new(tunnels), ..Self::default() }
@@ -128,7 +128,7 @@ impl LinkState {
         *self.exhausted.borrow()
     }
 
-    /// The same, and its changes.
+    /// Whether the link has to be replaced, and its changes.
     pub fn exhausted(&self) -> watch::Receiver<bool> {
         self.exhausted.subscribe()
     }

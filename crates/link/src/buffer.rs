@@ -4,11 +4,11 @@ use super::steps::Steps;
 
 /// The smallest size, in bytes.
 const SMALLEST: usize = 4 * 1024;
-/// By which factor it grows each time that it was full.
+/// By which factor a buffer grows each time it was full.
 const GROWTH: usize = 4;
 /// The largest size, in bytes: what one system call moves.
 const LARGEST: usize = Steps::MAX_AT_ONCE;
-/// After how many uses in a row of less than a quarter of it it shrinks.
+/// A buffer shrinks after this many uses in a row of less than a quarter of it.
 const QUIET_USES: u8 = 32;
 
 /// A buffer that is read from the front and filled at the end.
@@ -31,7 +31,7 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
-    /// The same, to be changed in place.
+    /// The bytes that wait to be read, to be changed in place.
     pub(super) fn filled_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.end]
     }

@@ -54,7 +54,7 @@ pub enum DialError {
     /// The connection was cut before the link was up, most likely because the gateway has just died.
     #[error("the connection to {0} was cut in its handshake: {1}")]
     Cut(SocketAddr, String),
-    /// One of the two does not accept the other as a member of its group.
+    /// One end does not accept the other as a member of its group.
     #[error("{0} and this node do not trust each other")]
     Trust(SocketAddr, #[source] io::Error),
     /// The gateway's certificate is not that of a laneway gateway.
@@ -66,16 +66,16 @@ pub enum DialError {
     /// The group has removed this node: the gateway has shown what the authority signed.
     #[error("this machine was removed from the group, as the gateway at {0} proves")]
     Removed(SocketAddr),
-    /// The gateway says so, and does not show it.
+    /// The gateway says that this node was removed, but does not prove it.
     #[error("{0} says that this machine was removed from the group, but does not prove it")]
     Unproved(SocketAddr),
     /// The gateway has said that it leaves the group.
     #[error("{0} has left the group")]
     Left(SocketAddr),
-    /// It says that it accepts no links: a node that is not a gateway, or another program.
+    /// The node there says that it accepts no links: a node that is not a gateway, or another program.
     #[error("{0} accepts no links: it is not a gateway")]
     NotAGateway(SocketAddr),
-    /// It does not speak HTTP/2.
+    /// The node there does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
     Protocol(SocketAddr, #[source] http2::Error),
 }
@@ -100,9 +100,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Dials the gateway at `address` and proves that it is a gateway of the group, and `id` if that is given. The link is
-    /// a task of `tasks` until it breaks, the gateway is removed from the group, or the link is retired and its tunnels
-    /// have ended. Small `segments` may help where the gateway accepts the connection and then stays silent.
+    /// Dials the gateway at `address` and proves that it is a gateway of the group, and is `id`, if given. The link is a task
+    /// of `tasks` until it breaks, the gateway is removed from the group, or the link is retired and its tunnels have ended.
+    /// Small `segments` may help where the gateway accepts the connection and then stays silent.
     ///
     /// # Errors
     /// [`DialError`].
@@ -212,7 +212,7 @@ impl Link {
         self.open_by(Transport::Tcp, target, connection_id, first).await
     }
 
-    /// The same for either transport. `first` is encoded as the stream carries it.
+    /// As [`Link::open`], for either transport. `first` is encoded as the stream carries it.
     ///
     /// # Errors
     /// Those of [`Link::open`]; [`Kind::Unsupported`] from a gateway that does not carry UDP.
@@ -324,13 +324,13 @@ impl Link {
         Failure::new(Kind::Terminated, Side::Link, sentence)
     }
 
-    /// What failures call the gateway: its name, as in its certificate, and the address of the link.
+    /// How failures name the gateway: its name, as in its certificate, and the address of the link.
     pub(super) fn called(&self) -> String {
         format!("gateway {} ({})", self.gateway.name, self.address)
     }
 
     /// The failure in a response that refuses a request. The gateway's name comes first: members give one another the rules
-    /// and limits that concern them, and whoever reads it must know where to change them.
+    /// and limits that concern them, and the reader must know where to change them.
     pub(super) fn refusal(&self, response: &Response<RecvStream>) -> Failure {
         let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
         match said.and_then(Failure::from_proxy_status) {
@@ -368,7 +368,7 @@ impl Link {
         *self.state.suspect().borrow()
     }
 
-    /// Waits until the link cannot be used any more, has to be replaced, or becomes suspect or trusted again.
+    /// Waits until the link can no longer be used, has to be replaced, or becomes suspect or trusted again.
     pub async fn changed(&self) {
         let (mut suspect, mut exhausted) = (self.state.suspect(), self.state.exhausted());
         tokio::select! {
@@ -392,7 +392,7 @@ pub struct LinkTunnel {
     pub stream: Tunnel,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
-    /// Which one it is.
+    /// The gateway's id.
     pub id: NodeId,
 }
 
@@ -458,7 +458,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
             "the gateway was removed from the group".into()
         }
     };
-    // It is set only here.
+    // `ended` is set only here.
     let _ = ended.set(reason);
     unusable.cancel();
 }

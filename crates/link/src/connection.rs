@@ -174,7 +174,7 @@ impl<W: Wire> Connection<W> {
         }
     }
 
-    /// Writes all output, and has it sent.
+    /// Writes and flushes all output.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.engine.has_output() {
             let mut slices = [IoSlice::new(&[]); MAX_PIECES];

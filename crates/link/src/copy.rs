@@ -19,9 +19,9 @@ const READ: usize = 64 * 1024;
 
 /// Why one direction has failed.
 enum Failed {
-    /// It cannot be read from.
+    /// The source cannot be read from.
     From(io::Error),
-    /// It cannot be written to.
+    /// The sink cannot be written to.
     To(io::Error),
 }
 
@@ -34,10 +34,10 @@ impl From<Failed> for io::Error {
 }
 
 /// Copies until both directions have ended, and counts the bytes in `moved` and in `traffic`. The end of each direction is
-/// passed on (half-close); a failure of either socket resets both. What a server has said before it stopped reading reaches the
-/// app. An app that has closed its socket, and not only its sending direction, ends the copy: the server gets all that it sent,
-/// and can send nothing more. What one has sent and the other does not take is charged to `account`. `port` is the server's, where
-/// urgent data may have a meaning ([`net::keep_urgent`]).
+/// passed on (half-close); a failure of either socket resets both. What a server sent before it stopped reading reaches the
+/// app. An app that has closed its socket, not only its sending direction, ends the copy: the server gets all that it sent, and
+/// can send nothing more. Bytes that one has sent and the other does not take are charged to `account`. `port` is the server's,
+/// where urgent data may have a meaning ([`net::keep_urgent`]).
 ///
 /// # Errors
 /// The failure.
@@ -98,7 +98,7 @@ pub async fn between(
     Ok(())
 }
 
-/// `broken` is what a write to `from` was told. While nothing waits to be written, there is no buffer.
+/// `broken` is the error that a write to `from` has met. While nothing waits to be written, there is no buffer.
 async fn one_way(
     (from, to, keeps_urgent): (&TcpStream, &TcpStream, bool),
     broken: &Break,
@@ -124,7 +124,7 @@ async fn one_way(
             written => written.map_err(Failed::To)?,
         };
         if written < count {
-            // It may be all of the buffer for a long time, or a few bytes of it.
+            // The rest may be all of the buffer or a few bytes, and wait for a long time.
             write_rest(to, buffer.part(written..count), account).await.map_err(Failed::To)?;
         }
     }
@@ -154,7 +154,7 @@ mod tests {
         (near.unwrap(), accepted.unwrap().0)
     }
 
-    /// Nothing was, and each direction kept a buffer of 64 KiB for good.
+    /// Nothing was counted, and each direction kept a buffer of 64 KiB for good.
     #[tokio::test]
     async fn what_one_end_does_not_take_is_counted_until_it_does() {
         let account = Budget::new(1 << 30).account();

@@ -21,9 +21,9 @@ use laneway_telemetry::traffic::Traffic;
 use laneway_wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
 use laneway_wire::target::Target;
 
-/// After how long without traffic in either direction a destination is forgotten (RFC 4787 §4.3, REQ-5).
+/// A destination is forgotten after this long without traffic in either direction (RFC 4787 §4.3, REQ-5).
 const IDLE: Duration = Duration::from_secs(120);
-/// The same for name servers, which answer at once or never, and are asked from another port each time (REQ-5 a).
+/// The same time for name servers, which answer at once or never, and are asked from another port each time (REQ-5 a).
 const IDLE_DNS: Duration = Duration::from_secs(20);
 const DNS: u16 = 53;
 /// How many bytes of datagrams are sent together.
@@ -32,7 +32,7 @@ pub const BATCH: usize = 64 * 1024;
 /// Why a stream of datagrams has ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    /// It was reset, or the link has ended.
+    /// The stream was reset, or the link has ended.
     #[error("the tunnel broke")]
     Tunnel(#[from] http2::Error),
     /// The other end sent something that is not a capsule.
@@ -89,7 +89,7 @@ pub struct Batch {
     pub count: u64,
 }
 
-/// Reads what a connected socket has received, about [`BATCH`] bytes at most. Returns the error, too, if the socket has one.
+/// Reads what a connected socket has received, about [`BATCH`] bytes at most. Also returns the error, if the socket has one.
 pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
     let mut capsules = BytesMut::with_capacity(BATCH + HEAD + LONGEST_PAYLOAD);
     let (mut payload, mut count, mut end) = (0, 0, None);
@@ -137,7 +137,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// No traffic yet. It is also counted in `whole`.
+    /// Usage without traffic, which is also counted in `whole`.
     pub fn of(whole: &Arc<Traffic>) -> Self {
         Self { since: Instant::now(), last: AtomicU64::default(), traffic: Traffic::of(whole) }
     }
@@ -182,7 +182,7 @@ impl Usage {
     }
 }
 
-/// Whether a socket's error means that its peer cannot be reached, and not just that one datagram was lost.
+/// Whether a socket's error means that its peer cannot be reached, not just that one datagram was lost.
 pub fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)

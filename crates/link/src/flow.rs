@@ -1,5 +1,5 @@
-//! Windows: how many bytes the tunnels of a link may have in flight. That is what keeps the line busy and no more, because
-//! everything beyond it is a queue in which small requests wait.
+//! Windows: how many bytes the tunnels of a link may have in flight. As many as keep the line busy and no more, because
+//! everything beyond that is a queue in which small requests wait.
 //!
 //! The receiver of a link knows its round trip from PING and its rate from what arrives. Their product has to be in flight to
 //! fill the line (RFC 6349 §3.3.1); twice the product leaves room to find out that it is larger.
@@ -222,7 +222,7 @@ mod tests {
     fn bytes_that_wait_in_queues_do_not_enlarge_the_window() {
         let flow = Flow::default();
         flow.measured(0, MS / 10, MS / 10);
-        // A busy local link: a megabyte in two milliseconds, most of which it has waited.
+        // A busy local link: a megabyte in two milliseconds, most of which it spent in queues.
         for _ in 0..100 {
             flow.measured(1024 * 1024, MS * 2, MS * 2);
         }

@@ -20,7 +20,7 @@ pub enum Received {
     Data(Vec<u8>),
     /// The end in good order.
     Ended,
-    /// The connection is over, because of an alert of the peer (true), or with this one for it.
+    /// The connection is over: by this alert of the peer (true), or with this alert to it (false).
     Over(bool, u8),
 }
 

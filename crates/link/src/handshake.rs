@@ -18,12 +18,12 @@ use laneway_sys::net;
 
 /// How many bytes one read takes.
 const READ: usize = 4 * 1024;
-/// The longest ClientHello, in bytes with the headers of its records: one with a key share of ML-KEM has about 1,800. Whoever
-/// connects makes this node hold as much, twice, in each of some thousand handshakes.
+/// The longest ClientHello, in bytes with the headers of its records: one with a key share of ML-KEM has about 1,800. Anyone
+/// who connects can make this node hold twice as much in each of some thousand handshakes.
 const MAX_HELLO: usize = 4 * 1024;
 /// The alert `no_application_protocol` (RFC 8446 §6, RFC 7301 §3.2) in a record of its own.
 const NO_SUCH_SERVICE: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
-/// The longest flight after it, in bytes: certificates of a group have some hundred.
+/// The longest flight after the ClientHello, in bytes: a group's certificates have a few hundred.
 const MAX_FLIGHT: usize = 8 * 1024;
 
 /// A connection whose ends have verified each other.
@@ -102,7 +102,7 @@ impl Hello {
     }
 
     /// The connection for protocols that only exchange a message or two. rustls would take in handshake messages of 64 KiB from
-    /// whoever connects, so it gets no more bytes than such a protocol needs.
+    /// anyone who connects, so it gets no more bytes than such a protocol needs.
     pub fn into_bounded(self) -> impl AsyncRead + AsyncWrite + Unpin {
         let most = MAX_HELLO + MAX_FLIGHT;
         let (reader, writer) = self.tcp.into_split();

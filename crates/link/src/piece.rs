@@ -16,7 +16,7 @@ pub enum PieceError {
     /// It does not have it, or does not serve it now.
     #[error("it does not have the piece")]
     Missing,
-    /// It does not have it yet, but gets it.
+    /// It does not have it yet, but is about to get it.
     #[error("it does not have the piece yet")]
     NotYet,
     /// It sent more or less than the piece has.
@@ -27,7 +27,7 @@ pub enum PieceError {
     Broken(#[from] http2::Error),
 }
 
-/// Each time so many bytes have come, the caller hears of it.
+/// The caller is told each time this many more bytes have come.
 const HEARD: usize = 64 * 1024;
 
 /// Asks the member at the other end of `link` for a piece of `length` bytes. The bytes are not verified here. The caller sets the

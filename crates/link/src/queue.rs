@@ -61,7 +61,7 @@ impl Queue {
         Some(Turn { queue: self, permit, weight })
     }
 
-    /// Lets everybody go who waits for a turn: nothing is sealed any more.
+    /// Releases all tunnels that wait for a turn: nothing is sealed any more.
     pub(super) fn close(&self) {
         self.room.close();
     }
@@ -70,7 +70,7 @@ impl Queue {
     pub(super) fn sealed(&self, count: usize) {
         let (bytes, taken) = (self.bytes.load(Relaxed), self.taken.load(Relaxed));
         if count < bytes {
-            // It is not known which of them, so each counts with the mean room.
+            // Which bytes were sealed is not known, so each counts with the mean room.
             self.free(count, taken / bytes * count);
         } else {
             self.free(bytes, taken);

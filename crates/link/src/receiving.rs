@@ -9,8 +9,8 @@ use super::record::{Content, HEADER, Opener, RecordError};
 /// How many records in a row may carry no application data: empty ones, alerts that end nothing, changes of the key. An honest
 /// peer sends one or two.
 const MAX_WITHOUT_DATA: u32 = 32;
-/// How many times the peer may change its key, and after how many bytes of application data once more. A change costs about as
-/// much processor time as opening these bytes; AES-GCM needs one in 2^24 records (RFC 8446 §5.5).
+/// How many times the peer may change its key, and how many bytes of application data earn it one more change. A change costs
+/// about as much processor time as opening so many bytes; AES-GCM needs one in 2^24 records (RFC 8446 §5.5).
 const KEY_CHANGES: u64 = 256;
 const BYTES_PER_KEY_CHANGE: u64 = 64 * 1024;
 
@@ -30,7 +30,7 @@ pub(super) struct Receiving {
     is_client: bool,
     /// How many records without application data came last, in a row.
     without_data: u32,
-    /// How many times the peer may change its key now, and the bytes that do not count for that yet.
+    /// How many times the peer may change its key now, and the bytes that have earned it no change yet.
     key_changes: u64,
     uncounted: u64,
 }
@@ -46,7 +46,7 @@ pub(super) enum Message {
 }
 
 impl Receiving {
-    /// `early` was received and opened already.
+    /// A direction whose first bytes, `early`, were opened already.
     pub(super) fn new(opener: Opener, is_client: bool, early: &[u8]) -> Self {
         let mut receiving = Self {
             opener,

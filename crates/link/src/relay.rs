@@ -30,13 +30,13 @@ use laneway_wire::failure::printable;
 
 /// The size of the smallest read, in bytes.
 const SMALLEST_READ: usize = 4 * 1024;
-/// By which factor the next read is larger when one was filled, and smaller when less than this part of one was.
+/// By which factor the next read grows after a full one, and shrinks after one filled to less than this part.
 const GROWTH: usize = 4;
 
-/// How long the other direction may deliver nothing of what is in flight after one direction has failed.
+/// After one direction has failed: how long the other may deliver nothing of what is in flight.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same when what is in flight is all that the other end of the link had to send, and it has only left early: about
-/// as long as a system goes on sending what a process has written before it ended.
+/// The same time if the other end of the link had sent all that it had, and only left early: about as long as a system
+/// goes on sending what a process wrote before it ended.
 const LAST_DELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
 /// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
 const MAX_REPLAY: usize = 64 * 1024;
@@ -62,7 +62,7 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// Whether the link has failed, and not this tunnel alone, so that another gateway may do better.
+    /// Whether the link has failed, not just this tunnel, so that another gateway may do better.
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
     }
@@ -73,12 +73,12 @@ impl Broken {
     }
 }
 
-/// Whether an error is what a gateway says of a stream whose way to the server is cut.
+/// Whether this is the error by which a gateway says that a stream's way to the server is cut.
 pub fn is_cut(error: &Error) -> bool {
     error.reason() == Some(Reason::CONNECT_ERROR)
 }
 
-/// Whether an error concerns the whole link, because the connection broke or the peer ended it, and not one stream alone.
+/// Whether an error concerns the whole link, because the connection broke or the peer ended it, not just one stream.
 pub fn is_link_lost(error: &Error) -> bool {
     error.is_of_connection()
 }
@@ -108,7 +108,7 @@ pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
     app_ended: AtomicBool,
-    /// What a write to the socket was told.
+    /// The error that a write to the socket has met.
     broken: Break,
     /// The other end of the link has ended its direction in good order.
     peer_ended: AtomicBool,
@@ -149,7 +149,7 @@ impl<'a> Progress<'a> {
         self
     }
 
-    /// Has `watch` told what a server answers, and what not.
+    /// Tells `watch` when a server answers, and when it does not.
     pub fn watched_by(mut self, watch: &'a Watch<'a>) -> Self {
         self.watch = Some(watch);
         self
@@ -200,7 +200,7 @@ pub struct ReplayBuffer(Mutex<Sent>);
 #[derive(Debug, Default)]
 struct Sent {
     bytes: BytesMut,
-    /// The memory of them.
+    /// The memory of `bytes`.
     held: Tally,
     overflown: bool,
 }
@@ -240,8 +240,8 @@ impl ReplayBuffer {
 }
 
 /// Relays until both directions have ended. The end of each direction is passed on (half-close). What the socket sends is kept
-/// in `replay`, if there is one, until something is received for it. An app that has closed its socket, and not only its
-/// sending direction, ends the relay once everything it sent is on its way. The tunnel is to be dropped afterwards: what was queued on
+/// in `replay`, if there is one, until something is received for it. An app that has closed its socket, not only its sending
+/// direction, ends the relay once everything it sent is on its way. The tunnel is to be dropped afterwards: what was queued on
 /// it is still sent before the stream is reset.
 ///
 /// # Errors
@@ -331,7 +331,7 @@ async fn both_ways(
     }
 }
 
-/// Waits for the end of the time that the rest has, and returns the number of bytes delivered when it began.
+/// Waits for the deadline of the rest, and returns the number of bytes delivered when it began.
 async fn until_over(rest: &mut Option<(Pin<Box<Sleep>>, u64)>) -> u64 {
     match rest {
         Some((timer, delivered)) => {

@@ -1,5 +1,5 @@
-//! The proof that the group has removed a node, which a gateway gives to that node alone when it does not accept its link: what one
-//! gateway says is not enough to believe it. The protocol: once both ends have shown certificates of the group, revoked or not, the
+//! The proof that the group has removed a node, which a gateway gives to that node alone when it does not accept its link: the
+//! word of one gateway is not enough. The protocol: once both ends have shown certificates of the group, revoked or not, the
 //! gateway sends the length of its revocation list (u32, big-endian) and the list; none to a node that is not on it.
 
 use std::io;
@@ -19,7 +19,7 @@ use laneway_sys::net::Segments;
 use laneway_trust::update::MAX_CRL;
 use laneway_wire::id::NodeId;
 
-/// How long it may take.
+/// How long the exchange may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks the gateway at `address` for the proof. `config` is that of links.

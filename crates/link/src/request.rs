@@ -39,7 +39,7 @@ pub enum Transport {
     /// A TCP connection that carries plain HTTP/1.1 requests and nothing else, so that the gateway may answer them from its
     /// cache: CONNECT with the ALPN field (RFC 7639).
     Http,
-    /// The same over TLS, which the gateway makes and whose certificate it checks: the field `Laneway-Scheme: https`.
+    /// Such a connection over TLS from the gateway, which checks the server's certificate: the field `Laneway-Scheme: https`.
     Https,
     /// A UDP socket: CONNECT-UDP (RFC 9298), an extended CONNECT (RFC 8441). The stream carries capsules.
     Udp,
@@ -59,7 +59,7 @@ pub enum Direction {
 pub enum RequestKind {
     /// A tunnel to this destination: CONNECT (RFC 9113 §8.5).
     Tunnel(Target),
-    /// The same for requests of HTTP/1.1 and nothing else.
+    /// A tunnel for requests of HTTP/1.1 and nothing else.
     Http {
         /// Where they go.
         target: Target,
@@ -68,7 +68,7 @@ pub enum RequestKind {
         /// The gateway sends the requests over TLS.
         is_secure: bool,
     },
-    /// The same for datagrams: CONNECT-UDP (RFC 9298 §3.4).
+    /// A tunnel for datagrams: CONNECT-UDP (RFC 9298 §3.4).
     Udp(Target),
     /// An exchange of group updates: POST.
     Updates,

@@ -151,7 +151,7 @@ impl Secure {
         invalid(error)
     }
 
-    /// Ends the connection because the peer is a member no more, with the alert that says so (RFC 8446 §6.2).
+    /// Ends the connection because the peer is no longer a member, with the alert that says so (RFC 8446 §6.2).
     pub async fn refuse_revoked(mut self) {
         self.seal(Content::Alert, &[&[FATAL, AlertDescription::CertificateRevoked.into()]]);
         // The connection is over either way.

@@ -53,7 +53,7 @@ impl ServerLink {
         let greeted = greeted.await.map_err(|_late: tokio::time::error::Elapsed| AcceptError::Late)?;
         greeted.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong();
-        // The client pings as often as its tunnels need it. This end only has to notice a dead client at some time.
+        // The client pings as often as its tunnels need it. This end only has to notice a dead client eventually.
         let link_state = Arc::new(LinkState::patient(queue));
         let dead = Box::pin(until_dead(ping, link_state.clone()));
         Ok(Self { connection, state: link_state, dead, client })

@@ -41,12 +41,12 @@ pub const CONNECTION_ID: &str = "laneway-conn";
 pub(super) const ALPN: &str = "alpn";
 pub(super) const HTTP_1_1: &str = "http%2F1.1";
 
-/// The header field that says that the gateway is to send those requests over TLS of its own to the server, and its value. Without
-/// the field the server gets them as they are.
+/// The header field that tells the gateway to send those requests to the server over TLS of its own, and its value. Without it
+/// they are sent unencrypted.
 pub(super) const SCHEME: &str = "laneway-scheme";
 pub(super) const HTTPS: &str = "https";
 
-/// The header field and its value with which a client says that it sends nothing before it hears that there is a connection
+/// The header field and its value by which a client says that it sends nothing before it hears that there is a connection
 /// (RFC 9110 §10.1.1).
 pub(super) const EXPECT: &str = "expect";
 pub(super) const CONTINUE: &str = "100-continue";
@@ -56,7 +56,7 @@ pub(super) const CAPSULE_PROTOCOL: &str = "capsule-protocol";
 
 /// What a node calls its program before the version (RFC 9110 §10.1.5), in requests for group updates.
 pub(super) const PRODUCT: &str = "laneway/";
-/// The whole of it.
+/// The name with the version.
 pub(super) const AGENT: &str = concat!("laneway/", env!("CARGO_PKG_VERSION"));
 
 /// The field that carries the authority's permit.

@@ -10,9 +10,9 @@ use laneway_limits::buffer_pool;
 
 /// The largest read and DATA frame, in bytes.
 pub(super) const LARGE: u32 = buffer_pool::LARGEST;
-/// The same on a slow link, and while small requests are about, in bytes.
+/// The largest read and DATA frame on a slow link, or while small requests are about, in bytes.
 pub(super) const SMALL: u32 = buffer_pool::SMALL;
-/// How many large steps are in progress at a time. Of the small ones it is one.
+/// How many large steps are in progress at a time. Of small steps it is one.
 const AT_ONCE: u32 = 2;
 /// The rate of a fast link, in bytes per microsecond, both directions together: a large step takes two milliseconds.
 const FAST: u64 = 128;

@@ -57,7 +57,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// On the link with this state.
+    /// The sending direction on the link with this state.
     pub(super) fn new(send: SendStream, link_state: Arc<LinkState>) -> Self {
         Self { send, account: None, link_state }
     }
@@ -103,7 +103,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The same for a body: takes turns with the other tunnels of the link.
+    /// As [`Outbox::send`], for a body: takes turns with the other tunnels of the link.
     ///
     /// # Errors
     /// When the stream or the link has ended.
@@ -160,7 +160,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Of an open stream, which counts as open until this is dropped.
+    /// The receiving direction of an open stream, which counts as open until this is dropped.
     pub(super) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
         let (queue, memory) = (PieceQueue::default(), Tally::default());
         Self { receive, queue, memory, ended: false, failed: None, counted, withheld: 0 }

@@ -1,5 +1,5 @@
-//! Notices that a server answers nothing of what it is sent. What follows from that is up to the gateway. A connection that is
-//! still there after a few seconds is kept alive from then on; most are shorter, and save the system calls.
+//! Notices that a server answers nothing of what it is sent; the gateway decides what follows. A connection that is still open
+//! after a few seconds gets keepalives from then on; most are shorter, and save the system calls.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use laneway_sys::net;
 
-/// How long an answer may take before the first check. A connection of this age is kept alive.
+/// How long an answer may take before the first check. A connection of this age gets keepalives.
 pub const FIRST_LOOK: Duration = Duration::from_secs(4);
 /// Interval between two checks after that.
 pub const INTERVAL: Duration = Duration::from_secs(2);
@@ -22,7 +22,7 @@ pub enum Seen<'a> {
     First(&'a [u8]),
     /// It has answered what it was sent some seconds ago, or later.
     Answer,
-    /// It has not.
+    /// It has not answered.
     Nothing(Unanswered<'a>),
 }
 
@@ -39,13 +39,13 @@ pub struct Unanswered<'a> {
     pub has_answered: bool,
 }
 
-/// Is told what was seen of one connection. Returns whether that is given up.
+/// Is told what was seen of one connection. Returns whether the connection is given up.
 pub type Watch<'a> = dyn Fn(Seen<'_>) -> bool + Send + Sync + 'a;
 
 /// What one connection waits for. It has a timer only while it waits, and in the beginning.
 pub(crate) struct Waiting<'a> {
     watch: Option<&'a Watch<'a>>,
-    /// Since when, and how many bytes had come by then.
+    /// Since when it waits, and how many bytes had come by then.
     since: Option<(Instant, u64)>,
     last: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -53,7 +53,7 @@ pub(crate) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// Of a connection on which nothing was sent.
+    /// The state of a connection on which nothing was sent.
     pub(crate) fn new(watch: Option<&'a Watch<'a>>) -> Self {
         Self { watch, since: None, last: None, timer: None, is_kept_alive: false }
     }
@@ -108,7 +108,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-/// Has the system look after a connection whose other direction has ended, once that is some seconds ago.
+/// Turns on keepalives for a connection whose other direction has ended, some seconds later.
 pub(crate) async fn keep_alive_later(socket: &TcpStream) {
     sleep(FIRST_LOOK).await;
     net::keep_alive(socket);

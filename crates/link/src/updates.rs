@@ -42,11 +42,11 @@ enum Message {
     News(Box<SealedUpdate>),
     /// Members that leave the group.
     Left(Vec<Resignation>),
-    /// The answer to that.
+    /// The answer to [`Message::Left`].
     Noted,
 }
 
-/// Maximum members in one message that leave. Each costs two verified signatures.
+/// Maximum number of leaving members in one message. Each costs two verified signatures.
 const MAX_LEFT: usize = 64;
 
 /// Why an exchange has ended. The link goes on.
@@ -67,7 +67,7 @@ pub enum ExchangeError {
     /// The peer's update is not signed by the authority.
     #[error(transparent)]
     Forged(#[from] UpdateError),
-    /// The peer is not a member of the group any more.
+    /// The peer is no longer a member of the group.
     #[error("the peer was removed from the group")]
     Revoked,
 }
@@ -119,7 +119,8 @@ pub async fn tell(link: &Link, membership: &Arc<Membership>) -> Result<(), Excha
         let mut ended = None;
         while !exchange.departures.is_noted {
             match exchange.receive(membership).await? {
-                // A gateway that has noted it listens no more, while its own news is still being answered here.
+                // A gateway that has noted them listens no more, so answering its own update may fail before its
+                // note is read.
                 true if ended.is_none() => ended = exchange.answer(membership).await.err(),
                 true => {}
                 false => return Err(ended.unwrap_or(ExchangeError::Malformed)),
@@ -201,9 +202,9 @@ struct Exchange {
     id: NodeId,
     /// The version that the peer has: the one it named, or the one it was sent.
     peer: Option<Version>,
-    /// It sent an update, and is owed an answer.
+    /// The peer sent an update, and is owed an answer.
     owed: bool,
-    /// The version that was sent to it last, and the one it sent last.
+    /// The version that was sent to the peer last, and the one it sent last.
     sent: Option<Version>,
     received: Option<Version>,
     departures: Departures,
@@ -212,7 +213,7 @@ struct Exchange {
 /// What both ends have said about members that leave.
 #[derive(Default)]
 struct Departures {
-    /// The members of which this node and the peer have told each other that they leave.
+    /// The leaving members that this node and the peer have named to each other.
     told: BTreeSet<NodeId>,
     /// What the peer told last, which is not noted yet.
     heard: Option<Vec<Resignation>>,
@@ -314,7 +315,7 @@ impl Exchange {
             return Err(ExchangeError::Revoked);
         }
         if membership.revokes(self.id) {
-            // It has left. What it still has to say is of no interest, but a reset in answer to it could overtake what it was told
+            // The peer has left. What it still sends does not matter, but a reset in answer could overtake what it was told
             // before. Its links are closed soon.
             self.outbox.finish()?;
             let rest = async { while matches!(self.inbox.next().await, Ok(Some(_))) {} };
@@ -356,7 +357,7 @@ impl Exchange {
         match noting.await {
             Ok(Noting::Noted) => self.send(&Message::Noted).await,
             Ok(Noting::Forged) => Err(ExchangeError::Malformed),
-            // Whoever waits for the answer finds that it does not come, and asks another gateway.
+            // The peer finds that no answer comes, and asks another gateway.
             Ok(Noting::Unsaved) | Err(_) => Ok(()),
         }
     }

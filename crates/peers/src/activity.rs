@@ -16,7 +16,7 @@ pub struct Activity {
     pub traffic: Arc<Traffic>,
     draining: AtomicBool,
     drain: Notify,
-    /// Whether this node is not to serve, although it could.
+    /// Whether this node is in maintenance: not to serve, although it could.
     maintenance: watch::Sender<bool>,
 }
 
@@ -32,17 +32,17 @@ impl Activity {
         self.drain.notify_one();
     }
 
-    /// Sets whether this node is not to serve, although it could. Returns whether that is a change.
+    /// Sets whether this node is in maintenance. Returns whether that is a change.
     pub fn set_maintenance(&self, wanted: bool) -> bool {
         self.maintenance.send_if_modified(|now| std::mem::replace(now, wanted) != wanted)
     }
 
-    /// Whether this node is not to serve, and its changes.
+    /// Whether this node is in maintenance, and its changes.
     pub fn maintenance(&self) -> watch::Receiver<bool> {
         self.maintenance.subscribe()
     }
 
-    /// Whether this node is not to serve.
+    /// Whether this node is in maintenance.
     pub fn is_in_maintenance(&self) -> bool {
         *self.maintenance.borrow()
     }

@@ -56,7 +56,8 @@ impl Directory {
         self.heard(id, link, &advert, Means::Beacon(order.0, order.1), now);
     }
 
-    /// Notes that the gateway's runs are counted anew, from a smaller number: its next beacon is not older than the last.
+    /// Notes that the gateway counts its runs anew, from a smaller number: its next beacon does not count as older than
+    /// the last.
     pub fn went_back(&self, id: NodeId) {
         self.lock().went_back(id);
     }
@@ -79,7 +80,7 @@ impl Directory {
         self.changed();
     }
 
-    /// Forgets the gateways that are members no more; see [`Selection::forget`].
+    /// Forgets the gateways that are no longer members; see [`Selection::forget`].
     pub fn forget(&self, is_removed: &dyn Fn(NodeId) -> bool) {
         self.lock().forget(is_removed);
     }
@@ -96,7 +97,7 @@ impl Directory {
         self.changed();
     }
 
-    /// Notes that connections fail over the gateway `id` that other gateways carry; see [`Selection::blame`].
+    /// Notes that the gateway `id` fails connections that other gateways carry; see [`Selection::blame`].
     pub fn blame(&self, id: NodeId, now: Instant) {
         self.lock().blame(id, now);
         self.changed();
@@ -147,7 +148,7 @@ impl Directory {
         self.lock().decide(own, now)
     }
 
-    /// Lets whoever waits for changes look again, because of something that is known elsewhere.
+    /// Wakes everyone that waits for changes, because of something that is known elsewhere.
     pub fn look_again(&self) {
         self.changed();
     }

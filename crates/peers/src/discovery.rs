@@ -138,7 +138,7 @@ impl Discovery {
                 Ok(None) => drop(listeners.spawn(unicasts)),
                 Ok(Some(receiver)) => {
                     let broadcasts = self.clone().listen(lan, Arc::new(receiver), unicast);
-                    // When one ends both do: the other one would keep the port in use for the next scan.
+                    // When one listener ends, both do: the other would still hold the port at the next scan.
                     listeners.spawn(async { tokio::select!(lan = unicasts => lan, lan = broadcasts => lan) });
                 }
                 Err(error) => {
@@ -219,7 +219,7 @@ impl Discovery {
                 }
             }
         }
-        // All nodes receive a broadcast, so the first one is sent once, and not once by each of IPv4 and IPv6.
+        // All nodes receive a broadcast, so the first one is sent once, not by both IPv4 and IPv6.
         let on = |lan: &Lan| !first || lan.net.addr().is_ipv4() || !self.has_ipv4(lan);
         let lans = self.broadcast(message, on).await;
         // While no gateway has a way out, links come and go, and each time a search begins.

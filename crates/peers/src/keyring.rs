@@ -8,7 +8,7 @@ use laneway_wire::datagram::{Datagram, Dropped, Keys, Received, Way, epoch_named
 
 /// Why a datagram of another group is dropped, as metrics name it.
 pub(super) const OTHER_GROUP: &str = "group";
-/// Why a datagram of an epoch is dropped whose key is not known.
+/// Why a datagram of an epoch whose key is not known is dropped.
 pub(super) const EPOCH: &str = "epoch";
 
 /// The keys of the group in one state.

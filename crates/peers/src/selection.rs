@@ -2,7 +2,7 @@
 //! datagrams and the time go in, decisions come out. Every candidate and every client runs it, and so does the simulation
 //! of ten thousand of them.
 //!
-//! It needs no consensus. Two active gateways for a moment are harmless, none is not, so a candidate that is in doubt serves.
+//! It needs no consensus. For a moment two active gateways do no harm, but none does, so a candidate that is in doubt serves.
 
 mod beacon;
 mod candidacy;
@@ -121,13 +121,13 @@ impl Selection {
         self.table.went_back(id);
     }
 
-    /// Notes that this node did not run for `length`, so that it does not take gateways for silent that it could not hear.
+    /// Notes that this node did not run for `length`, so that it does not count gateways as silent that it could not hear.
     /// Datagrams that came meanwhile are about to be read.
     pub fn was_suspended(&mut self, length: Duration, now: Instant) {
         self.table.was_suspended(length, now);
     }
 
-    /// Forgets the gateways that are members no more: another one may be at their addresses.
+    /// Forgets the gateways that are no longer members: another one may be at their addresses.
     pub fn forget(&mut self, is_removed: &dyn Fn(NodeId) -> bool) {
         self.table.forget(is_removed);
     }
@@ -143,8 +143,8 @@ impl Selection {
         self.table.suspect(link, now);
     }
 
-    /// Notes that the gateway `id` answers on links, and that connections fail over it that other gateways carry (`Results`).
-    /// It is ranked behind the others for a while, longer each time, whatever it answers.
+    /// Notes that the gateway `id` answers on links, but fails connections that other gateways carry (`Results`). It is
+    /// ranked behind the others for a while, longer each time, whatever it answers.
     pub fn blame(&mut self, id: NodeId, now: Instant) {
         self.table.blame(id, now);
     }
@@ -196,7 +196,8 @@ impl Selection {
 
         me.standing.interval = u16::try_from(interval.as_millis()).unwrap_or(u16::MAX);
         let better = seen.iter().filter(|other| order.place(other) < order.place(&me)).count();
-        // Two of all answer each query, whatever the others say of themselves: those that claim to be better may not serve.
+        // About two of all candidates answer each query, whatever the others claim: those that claim to be better may
+        // not serve.
         let answers_one_in = match better {
             _ if me.state == State::Active => 1,
             0..ALWAYS_ANSWERING => 1,

@@ -28,7 +28,7 @@ const MAX_UNICAST: usize = 64;
 /// Maximum gateways in the result.
 const MAX_GATEWAYS: usize = 256;
 
-/// Interval between two looks at whether the announcements that are waited for have arrived.
+/// Interval between two checks for missing announcements.
 const STEP: Duration = Duration::from_millis(250);
 /// Maximum machines of other groups in the result.
 const MAX_OTHERS: usize = 16;
@@ -45,7 +45,7 @@ pub struct Options {
     pub known: Vec<SocketAddr>,
     /// Duration of the survey.
     pub time: Duration,
-    /// How much longer the announcements of active gateways are waited for that have answered, and announce themselves all the
+    /// How much longer to wait for the announcements of active gateways that have answered: they announce themselves all the
     /// time.
     pub patience: Duration,
 }
@@ -101,8 +101,8 @@ pub struct Twin {
 }
 
 impl Survey {
-    /// Whether no announcement of this active gateway has arrived from any of its addresses, although it has answered from one of a
-    /// LAN whose announcements were listened to.
+    /// Whether no announcement of this active gateway has arrived from any of its addresses, although it has answered from an
+    /// address on a LAN whose announcements were listened to.
     pub fn misses(&self, id: NodeId) -> bool {
         misses(id, self.gateways.iter(), &self.listened)
     }
@@ -155,13 +155,13 @@ struct Progress {
     other_groups: BTreeSet<IpAddr>,
 }
 
-/// The addresses from which each gateway was heard, each with the sequence of its last datagram. One machine counts on with
-/// each beacon, at whatever address; two machines with the same keys count each on its own.
+/// The addresses from which each gateway was heard, each with the sequence of its last datagram. One machine counts all its
+/// beacons, at whatever address; two machines with the same keys count separately.
 #[derive(Debug, Default)]
 struct Heard(BTreeMap<NodeId, (String, BTreeMap<IpAddr, Sequence>)>);
 
 impl Heard {
-    /// How far the counters of one machine may be apart at two addresses: its beacons of the time between the two datagrams.
+    /// How far the counters of one machine may be apart at two addresses: by its beacons between the two datagrams.
     const APART: u64 = 6;
     /// Maximum addresses of one gateway that are noted.
     const MAX_ADDRESSES: usize = 16;

@@ -193,7 +193,7 @@ impl Uplink {
         shell.env("LANEWAY_NODE", &self.options.node);
         // Not LANEWAY_STATE: that names the state directory of a laneway that the command runs.
         shell.env("LANEWAY_UPLINK_STATE", state.word());
-        // Passwords are not for the command.
+        // The command must not see passwords.
         shell.env_remove("LANEWAY_PROXY_LOGIN").env_remove("LANEWAY_UPSTREAM");
         let limit = {
             let terms = self.terms.borrow();

@@ -178,8 +178,8 @@ impl Verifier {
         Ok(Verified { datagram, name, is_confirmed, went_back })
     }
 
-    /// Whether to ask a gateway now if a datagram is of its current run: it has not been asked just before. `silent_for`
-    /// restricts that to a gateway of which nothing was accepted for that long.
+    /// Whether to ask a gateway now if a datagram is of its current run: only if it was not asked just before, and
+    /// nothing of it was accepted for `silent_for`.
     pub(super) fn may_ask(&mut self, id: NodeId, silent_for: Duration, now: Instant) -> bool {
         let Some(known) = self.gateways.get_mut(&id) else { return false };
         let is_silent = now.saturating_duration_since(known.heard) >= silent_for;
@@ -198,12 +198,13 @@ impl Verifier {
     /// Takes what a verification costs if it fails.
     fn begin_verification(&mut self, arrival: Arrival, is_at_home: bool) -> Result<(), Refusal> {
         let Arrival { from, now, .. } = arrival;
-        // A gateway that is where it was has a limit of its own: others cannot use it up without sending from its address.
+        // A gateway at the address of its last datagram has a limit of its own: others cannot use it up without sending
+        // from its address.
         let all = is_at_home || WRONG_FROM_ELSEWHERE.take(&mut self.wrong_from_elsewhere, now);
         if all && self.wrong_by_source.take(from.ip(), now) { Ok(()) } else { Err(Refusal::Limited) }
     }
 
-    /// Gives it back after a success.
+    /// Gives that cost back after a success.
     fn end_verification(&mut self, from: IpAddr, is_at_home: bool) {
         self.wrong_by_source.give_back(from);
         if !is_at_home {
@@ -261,8 +262,8 @@ impl Known {
             };
         };
         // An offer was made after this node's query, so it is of the sender's current run, even if that has a smaller
-        // number: its state directory was restored from a backup, or could not be written. It may only not be older than
-        // the answer to a later query, or than a beacon that came since.
+        // number: its state directory was restored from a backup, or could not be written. It must only not be older
+        // than the answer to a later query, or than a beacon that came since.
         if sequence >= self.newest {
             return Ok(());
         }

@@ -29,8 +29,8 @@ pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     }
 }
 
-/// A link-local address without the scope that the kernels of the BSDs and of macOS keep in its second 16 bits, which are zero
-/// on the network (RFC 4291 §2.5.6), and that scope.
+/// A link-local address without its scope, and that scope: the kernels of the BSDs and of macOS keep it in the second 16 bits,
+/// which are zero on the network (RFC 4291 §2.5.6).
 fn without_scope(ip: Ipv6Addr) -> (Ipv6Addr, u32) {
     let mut segments = ip.segments();
     if !ip.is_unicast_link_local() || segments[1] == 0 {

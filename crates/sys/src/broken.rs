@@ -1,12 +1,12 @@
 //! Connections that break while both directions are in use.
 //!
-//! Linux tells once that a connection was reset or has timed out: to the write or read that comes first. After a write that was
-//! told, reads give what had arrived before, and then the same as at an orderly end.
+//! Linux reports only once that a connection was reset or has timed out: to the next write or read. If that is a write, reads
+//! give what had arrived before, and then the same as at an orderly end.
 
 use std::io;
 use std::sync::OnceLock;
 
-/// What a failed write has told of a connection.
+/// The error of a failed write on a connection.
 #[derive(Debug, Default)]
 pub struct Break(OnceLock<io::ErrorKind>);
 
@@ -22,7 +22,7 @@ impl Break {
     /// The number of bytes that a read has given, unless it is 0 on a connection that is known to be broken.
     ///
     /// # Errors
-    /// What the write was told.
+    /// The error of the write.
     pub fn checked(&self, count: usize) -> io::Result<usize> {
         match self.0.get() {
             Some(kind) if count == 0 => Err((*kind).into()),

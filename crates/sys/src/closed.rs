@@ -1,7 +1,7 @@
 //! Whether the other end of a connection has closed it, or only its sending direction.
 //!
 //! Both send the same FIN, and TCP does not tell them apart before the next data is answered by a reset (RFC 9293 §3.6).
-//! For a connection within this machine the system knows: a socket that no process holds any more has been closed.
+//! For a connection within this machine the system knows: a socket that no process holds is closed.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -22,11 +22,11 @@ use self::linux as system;
 use self::other as system;
 use self::other_end::OtherEnd;
 
-/// The pause before the first look at the other socket, and after it. Most servers answer the end of one direction with that of the
-/// other one, so that nobody needs to look, also where many connections end at once; and a process that ends closes its sockets one
-/// after the other.
+/// The pause before and after the first check of the other socket. Most servers answer the end of one direction with the end
+/// of the other, so no check is needed, even where many connections end at once; and a process that ends closes its sockets
+/// one after the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause between two looks, which cost some microseconds each.
+/// The longest pause between two checks, which cost some microseconds each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between keepalive probes to another machine. Its system answers for a closed socket about a minute long
 /// (`tcp_fin_timeout`), and with a reset from then on.
@@ -66,7 +66,7 @@ async fn other_end(stream: &TcpStream) -> OtherEnd {
     system::tcp_other_end(stream, crate::net::plain(peer))
 }
 
-/// A unix socket hangs up when the other one is closed, and not when it is half-closed.
+/// A unix socket hangs up when the other one is closed, not when it is half-closed.
 async fn unix_other_end(stream: &TcpStream) -> OtherEnd {
     tokio::select! {
         biased;
@@ -94,7 +94,7 @@ mod tests {
         (app, listener.accept().await.unwrap().0)
     }
 
-    /// Whether the wait is still going on after some looks at the other socket.
+    /// Whether the wait is still going on after some checks of the other socket.
     async fn goes_on(closed: impl Future<Output = ()>) -> bool {
         tokio::time::timeout(FIRST_PAUSE * 20, closed).await.is_err()
     }

@@ -30,7 +30,7 @@ pub fn only_interface() -> Option<String> {
     if reaches_the_world() { None } else { system::only_interface() }
 }
 
-/// Whether this machine has a default route, by any of its tables of routes.
+/// Whether this machine has a default route, in any of its routing tables.
 pub fn reaches_the_world() -> bool {
     REST_OF_THE_WORLD.into_iter().any(|ip| net::own_address_to((ip, 9).into()).is_some())
 }

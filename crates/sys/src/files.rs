@@ -16,8 +16,8 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
-/// Creates a directory that only this user may enter, or checks that an existing one is such. Its files are opened by their
-/// paths, so the directory above it must not belong to another user, who could put anything in its place.
+/// Creates a directory that only this user may enter, or checks that an existing directory is one. Its files are opened by
+/// their paths, so the directory above it must not belong to another user, who could put anything in its place.
 ///
 /// # Errors
 /// When it cannot be created, is a link or no directory, or belongs or is open to others, or the one above it does.
@@ -40,7 +40,7 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
 }
 
-/// Whether the owner of a directory, and nobody else, may use it (mode 0700). Windows has no such mode: there it may.
+/// Whether the owner of a directory, and nobody else, may use it (mode 0700). Windows has no such mode: there this is true.
 ///
 /// # Errors
 /// The system's.

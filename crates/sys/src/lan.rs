@@ -117,7 +117,7 @@ pub fn interfaces() -> io::Result<BTreeMap<String, Vec<IpAddr>>> {
     Ok(all)
 }
 
-/// How an interface of this machine is.
+/// The state of an interface of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceState {
     /// Its name.
@@ -130,8 +130,8 @@ pub struct InterfaceState {
     pub is_on: bool,
 }
 
-/// How the interfaces of this machine are, loopback and those excluded that the system has for itself. Without an address an interface
-/// is among them only if it is connected.
+/// The states of this machine's interfaces, except loopback and those that the system has for itself. An interface without an
+/// address is included only if it is connected.
 ///
 /// # Errors
 /// When the operating system cannot list its interfaces.

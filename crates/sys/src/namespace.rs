@@ -66,8 +66,8 @@ impl Inside {
 }
 
 impl Sockets {
-    /// Makes them on the network of this process, which must have the permissions of [`Inside`]. `proxy` is the address of the
-    /// node's local proxy.
+    /// Makes the sockets on the network of this process, which must have the permissions of [`Inside`]. `proxy` is the address
+    /// of the node's local proxy.
     ///
     /// # Errors
     /// The operating system's error.
@@ -106,7 +106,7 @@ impl Sockets {
 }
 
 impl Unread {
-    /// Whether there is none.
+    /// Whether nothing is unread.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

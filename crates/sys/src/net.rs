@@ -50,8 +50,8 @@ use self::windows as system;
 use crate::interface::Interface;
 use crate::interfaces;
 
-/// The ports of FTP and Telnet: an urgent byte ends the command that aborts a transfer (RFC 959 §4.1.3), and the one that says up to
-/// where output is discarded (RFC 854, "Synch").
+/// The ports of FTP and Telnet: an urgent byte marks the command that aborts a transfer (RFC 959 §4.1.3), or the point up to
+/// which output is discarded (RFC 854, "Synch").
 const URGENT_PORTS: [u16; 2] = [21, 23];
 /// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
@@ -60,7 +60,7 @@ const SMALL_SEGMENT: u32 = 1200;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
 const KEEPALIVE_SPREAD: u32 = 60;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// So many connections that a listener accepts in a row may have the same time.
+/// This many connections that a listener accepts in a row may have the same keepalive times.
 const ACCEPTED_ALIKE: u32 = 64;
 /// How long [`linger`] reads and discards data.
 const LINGER: Duration = Duration::from_secs(3);
@@ -82,7 +82,7 @@ const POLLS_BETWEEN_LOOKS: u32 = 4;
 /// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
 const MAX_BLOCKING_THREADS: usize = 8;
 /// How long such a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly
-/// ever while nothing is asked of it: this is how long the memory of downloads through the cache stays, instead of tokio's 10 s.
+/// ever while it is idle: this is how long the memory of downloads through the cache stays, instead of tokio's 10 s.
 const BLOCKING_KEPT: Duration = Duration::from_secs(2);
 
 /// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
@@ -154,8 +154,8 @@ pub fn try_read(stream: &TcpStream, buffer: &mut impl BufMut, most: usize) -> io
     try_read_with(stream, buffer, most, false)
 }
 
-/// The same; where urgent data is kept ([`keep_urgent`]), a read also stops in front of it, so only one that finds nothing has
-/// emptied the socket.
+/// As [`try_read`]; where urgent data is kept ([`keep_urgent`]), a read also stops in front of it, so only a read that finds
+/// nothing has emptied the socket.
 ///
 /// # Errors
 /// As [`try_read`].
@@ -191,8 +191,8 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// Handles an error of `accept`: returns at once if it is of one connection, and else after a pause. The first one of
-/// those is logged, and `told` remembers that.
+/// Handles an error of `accept`: returns at once if it concerns one connection, otherwise after a pause. The first of
+/// the latter is logged, and `told` remembers that.
 pub(crate) async fn wait_out(error: &io::Error, told: &mut bool) {
     if is_of_one_connection(error) {
         return;
@@ -255,21 +255,21 @@ pub fn tune_stream(stream: &TcpStream) {
     keep_alive(stream);
 }
 
-/// Keeps urgent data (RFC 9293 §3.8.5) in its place among the other data of a connection to this port of a server, if the port is
-/// of a protocol that means it so. Otherwise the system takes the urgent byte out: some software sends one only to see whether
-/// the other end is still there, and that byte must not come between others. Returns whether it is kept.
+/// Keeps urgent data (RFC 9293 §3.8.5) in its place among the other data of a connection to this port of a server, if the
+/// port's protocol needs that. Otherwise the system takes the urgent byte out: some software sends one only to test whether the
+/// other end is there, and that byte must not come between others. Returns whether it is kept.
 pub fn keep_urgent(stream: &TcpStream, port: u16) -> bool {
     URGENT_PORTS.contains(&port) && SockRef::from(stream).set_out_of_band_inline(true).is_ok()
 }
 
-/// Limits how long sent data may stay unacknowledged (RFC 5482) before the connection fails with a timeout; `None` for the usual
-/// minutes. Data that the peer has no room for counts, too. Only Linux has it.
+/// Limits how long sent data may stay unacknowledged (RFC 5482) before the connection fails with a timeout; `None` for the
+/// usual minutes. Data that the peer has no room for counts too. Only Linux has it.
 pub fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
     options::limit_unacknowledged(stream, limit);
 }
 
-/// For how long the peer's machine has acknowledged nothing, while something that was sent, and sent again, waits for that. `None`
-/// while nothing does, and where the system does not tell. What the peer has no room for is not sent, and does not count.
+/// For how long the peer's machine has acknowledged nothing, while retransmitted data waits for an acknowledgement. `None`
+/// while none does, and where the system does not tell. Data that the peer has no room for is not sent, and does not count.
 pub fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
     options::unacknowledged(stream)
 }

@@ -31,7 +31,7 @@ pub fn system_program(name: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let beside = system::SYSTEM_PROGRAMS.iter().map(PathBuf::from);
     let mut files = std::env::split_paths(&path).chain(beside).map(|directory| directory.join(name));
-    // What is in no directory is left to the system: it looks for it in ways of its own, or says that it is missing.
+    // A program in none of them is left to the system, which looks in its own ways, or says that it is missing.
     Command::new(files.find(|file| file.is_file()).unwrap_or_else(|| name.into()))
 }
 

@@ -1,5 +1,5 @@
-//! How this machine resolves host names: what resolv.conf(5), hosts(5) and nsswitch.conf(5) say. A system that keeps this
-//! elsewhere says it in the same syntax.
+//! How this machine resolves host names: what resolv.conf(5), hosts(5) and nsswitch.conf(5) say. On systems that keep
+//! this elsewhere it is given in the same syntax.
 
 #[cfg(unix)]
 mod unix;

@@ -4,9 +4,8 @@
 /// The account of laneway's own service, `NT SERVICE\laneway`: S-1-5-80 and the SHA-1 of the name in upper case.
 pub(crate) const SERVICE: &str = "S-1-5-80-385341364-857113515-890512198-2332559580-3067661548";
 
-/// The system, the administrators, the owner of the file, whoever creates a file in a directory, and the installer of
-/// Windows: they have access to everything anyway, or they are this user. An administrator's files are there for the
-/// service, too.
+/// The system, the administrators, the owner of the file, the creator of a file in a directory, and the installer of Windows:
+/// they have access to everything anyway, or they are this user. An administrator's files are for the service too.
 const TRUSTED: [&str; 8] = [
     SERVICE,
     "SY",

@@ -121,7 +121,7 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
         CreateFileW(
             path.as_ptr(),
             GENERIC_READ | GENERIC_WRITE,
-            // Others of the same user may open it meanwhile, as any file that exists: to find it locked, say.
+            // Other processes of this user may open it meanwhile, like any existing file: to find it locked, say.
             FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
             &raw const attributes,
             CREATE_NEW,

@@ -19,7 +19,7 @@ pub(crate) struct Socket {
     pub(crate) inode: u64,
 }
 
-/// The sockets to which a connection to `address` can come; those at any address, if it is that of none.
+/// The sockets to which a connection to `address` can come; those at any address, if `address` is unspecified.
 ///
 /// # Errors
 /// When the table cannot be read.
@@ -27,7 +27,7 @@ pub(crate) fn listening(address: SocketAddr) -> io::Result<Vec<Socket>> {
     Ok(reached(address, read(["/proc/net/tcp", "/proc/net/tcp6"], Some(LISTENING))?))
 }
 
-/// The same of UDP.
+/// The UDP sockets that datagrams to `address` reach.
 ///
 /// # Errors
 /// When the table cannot be read.
@@ -41,7 +41,8 @@ pub(crate) fn user_of_udp_port(port: u16) -> Option<u32> {
     sockets.into_iter().find(|socket| socket.address.port() == port).map(|socket| socket.user)
 }
 
-/// Those that the kernel prefers: bound to the address itself, else to all of its version, else to all of both.
+/// The sockets that the kernel prefers: bound to the address itself, else to all addresses of its IP version, else to
+/// all of both.
 fn reached(address: SocketAddr, mut sockets: Vec<Socket>) -> Vec<Socket> {
     let ip = address.ip().to_canonical();
     if ip.is_unspecified() {

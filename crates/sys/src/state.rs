@@ -54,7 +54,7 @@ impl StateDir {
         Ok(Self { path })
     }
 
-    /// Opens the directory for what does not need it to be there: one that is missing stays so, and holds nothing.
+    /// Opens the directory for a use that does not need it to exist: a missing one is not created, and counts as empty.
     ///
     /// # Errors
     /// When it cannot be opened, or when other users have access.
@@ -212,9 +212,9 @@ impl StateDir {
 
 /// The file that is locked.
 const LOCK: &str = "lock";
-/// How often a lock file that belongs to root is looked at again, until it must belong to the directory's owner.
+/// How often a lock file that belongs to root is checked again, until it must belong to the directory's owner.
 const OWNER_ATTEMPTS: u32 = 50;
-/// The time between two looks.
+/// The time between two checks.
 const OWNER_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads a file that contains a secret, in any directory.

@@ -50,7 +50,7 @@ pub fn through(proxy: SocketAddr, current: &[Setting]) -> Vec<Setting> {
     system::through(proxy, current)
 }
 
-/// Sets them, and tells running software.
+/// Applies these settings, and tells running software.
 ///
 /// # Errors
 /// [`ProxyError`]. Some may be set then.

@@ -42,8 +42,8 @@ pub fn who_listens(address: SocketAddr) -> Option<u32> {
     system::who_listens(address)
 }
 
-/// Whose program listens at this TCP address. Linux tells everybody, macOS tells root of others and everybody of their own, and
-/// the rest nothing.
+/// Whose program listens at this TCP address. Linux tells everybody; macOS tells root of all programs, and other users of their
+/// own; other systems tell nothing.
 pub fn whose(address: SocketAddr) -> Whose {
     let ip = address.ip().to_canonical();
     // If the addresses cannot be listed, look for the program anyway.

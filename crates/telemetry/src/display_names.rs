@@ -8,8 +8,8 @@ use laneway_wire::id::NodeId;
 /// Maximum number of names in the table.
 const MAX_NAMES: usize = 4096;
 
-/// Names by node id, as in the certificates of the nodes that this node has, or had, a link with, or as the others announce
-/// them. The authority vouches for both.
+/// Names by node id, as in the certificates of nodes with which this node has had a link, or as the others announce them.
+/// The authority vouches for both.
 #[derive(Debug, Default)]
 pub struct DisplayNames(Mutex<HashMap<NodeId, String>>);
 

@@ -1,5 +1,5 @@
-//! The latest failed connections of this machine's apps, with the reasons. Many apps show none: of a refused CONNECT they say
-//! that it was refused.
+//! The latest failed connections of this machine's apps, with the reasons. Many apps do not show them: of a refused CONNECT
+//! they only say that it was refused.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

@@ -36,7 +36,7 @@ pub struct Telemetry {
     pub history: std::sync::Arc<history::History>,
     /// The latest events.
     pub journal: journal::Journal,
-    /// Why the configuration was refused when it was read again last.
+    /// Why the last reload refused the configuration.
     refused_configuration: Mutex<Option<String>>,
     /// Events so far, by kind.
     pub happened: Tally<Happening>,
@@ -103,19 +103,19 @@ pub struct Datagrams {
 }
 
 impl Telemetry {
-    /// Why the configuration was refused when it was read again last; `None` if it was not.
+    /// Why the last reload refused the configuration; `None` if it did not.
     #[must_use]
     pub fn refused_configuration(&self) -> Option<String> {
         self.refused_configuration.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes that the configuration was read again, and why it was refused if it was.
+    /// Notes a reload of the configuration, and why it was refused, if it was.
     pub fn note_reload(&self, refused: Option<String>) {
         *self.refused_configuration.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
     /// Counts an event that somebody else can cause again and again, and records it in the journal unless events of its kind
-    /// about the same subject fill that already. See [`laneway_limits::lines`].
+    /// about the same subject fill it already. See [`laneway_limits::lines`].
     pub fn note_about(
         &self,
         about: impl Hash,

@@ -146,8 +146,8 @@ pub fn append(path: &Path, text: &str) -> io::Result<()> {
     LogFile::open(path, MAX_LOG_FILE)?.write_line(format!("{text}\n").as_bytes())
 }
 
-/// Has panics written to a log file as well: a service has no standard error. It is opened for each of them, because a panic may
-/// hold the lock of the log.
+/// Has panics written to a log file as well: a service has no standard error. The file is opened for each panic, because a
+/// panic may hold the lock of the log.
 pub fn write_panics_to(path: &Path) {
     let (path, before) = (path.to_owned(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |panic| {

@@ -17,7 +17,7 @@ use laneway_wire::failure::Failure;
 /// The lines about connections of one client of this gateway, or of all apps of this machine. A member may open some
 /// thousand connections a second, and their lines must not fill the disk.
 static CARRIED: LazyLock<Lines> = LazyLock::new(|| Lines::new(Rate::new(5_000, Duration::from_millis(10))));
-/// The same for those that failed: nothing of them was carried.
+/// The lines about failed connections, for which nothing was carried.
 static FAILED: LazyLock<Lines> = LazyLock::new(|| Lines::new(Rate::new(1_000, Duration::from_millis(100))));
 
 /// The facts about one connection.

@@ -174,8 +174,8 @@ pub fn situation(snapshot: &Snapshot) -> String {
     }
 }
 
-/// How many clients a gateway serves. Those that leave a ping unanswered are not served, as while the cable to them is out; nor, but
-/// for what they have open, are those of a gateway in maintenance.
+/// How many clients a gateway serves. Clients that leave a ping unanswered, as while their cable is out, are not served; those
+/// of a gateway in maintenance are served only in what they have open.
 fn clients(snapshot: &Snapshot) -> String {
     let (all, silent) = (snapshot.clients_in_all, snapshot.clients_silent);
     let count = |clients: usize| counted(clients as u64, "client");
@@ -189,7 +189,7 @@ fn clients(snapshot: &Snapshot) -> String {
     }
 }
 
-/// How long what has answered proves that servers are reached.
+/// How long an answer proves that servers are reached.
 const PROOF_HOLDS: f64 = 60.0;
 
 /// What has last proved a way out, and how long ago.
@@ -240,7 +240,7 @@ pub fn rules(rules: &RulesSeen) -> Option<String> {
     }
 }
 
-/// The rules that allow and those that deny, without those of both: what they name is denied.
+/// The rules that allow and those that deny, without the rules in both: what those name is denied.
 pub fn left(rules: &RulesSeen) -> (Vec<String>, Vec<String>) {
     let without = |these: &[String], those: &[String]| {
         these.iter().filter(|rule| !those.contains(rule)).cloned().collect()
@@ -293,7 +293,7 @@ fn gateway_row(gateway: &GatewaySeen) -> [String; 10] {
     ]
 }
 
-/// How a gateway is known that this node has not heard itself.
+/// How this node knows of a gateway that it has not heard itself.
 fn unheard(gateway: &GatewaySeen) -> &'static str {
     match gateway.source.as_str() {
         "named" => "no: another gateway tells of it",

@@ -88,7 +88,7 @@ pub struct Snapshot {
     /// The directories in which this node cannot store anything.
     #[serde(default)]
     pub unused: Vec<UnusedDirectory>,
-    /// Why the configuration was refused when it was read again last: the one from before is in force.
+    /// Why the last reload refused the configuration: the previous one is in force.
     #[serde(default)]
     pub refused_configuration: Option<String>,
     /// The stored responses that have saved most bytes, the first one most.
@@ -198,7 +198,7 @@ pub struct NodeSeen {
     /// What has last proved that.
     #[serde(default)]
     pub proof: Option<Proof>,
-    /// Whether connections of its apps go to servers directly and not over a link.
+    /// Whether connections of its apps go to servers directly, not over a link.
     pub goes_direct: bool,
     /// Whether it is about to stop and takes no new connections.
     pub is_draining: bool,
@@ -242,7 +242,7 @@ pub struct GatewaySeen {
     /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`); where nothing is heard of it, `linked` if
     /// there is a link to it, else `silent`.
     pub state: String,
-    /// The state that it announced last, where nothing is heard of it any more.
+    /// The state that it announced last, where it is no longer heard.
     pub last_state: Option<String>,
     /// Whether new connections use it.
     pub is_used: bool,
@@ -380,7 +380,7 @@ pub struct StoreSeen {
     pub bytes: u64,
     /// The bytes that they may take.
     pub limit: u64,
-    /// The disk does not answer: nothing is stored, or used of what is stored.
+    /// The disk does not answer: nothing is stored, and nothing stored is used.
     #[serde(default)]
     pub is_hung: bool,
 }
@@ -406,7 +406,7 @@ pub struct Memory {
     pub used: u64,
     /// The limit.
     pub limit: u64,
-    /// What the one holds that holds most: a client over all its links, or the apps of this node together.
+    /// What the largest holder holds: a client over all its links, or the apps of this node together.
     pub largest: u64,
 }
 

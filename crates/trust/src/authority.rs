@@ -74,7 +74,7 @@ impl Authority {
         wanted: &WantedName,
     ) -> Result<(Welcome, Role), GroupError> {
         let lock = self.state.lock()?;
-        // Loaded now and not at the start: a revocation changes the group while the daemon runs.
+        // Loaded now, not at the start: a revocation changes the group while the daemon runs.
         let own = self.own_group()?;
         let id = certificate::node_id(public_key);
         if own.update.revokes(id) {
@@ -87,7 +87,7 @@ impl Authority {
         let id = id.to_string();
         let (member, node) = match self.members()?.into_iter().find(|member| member.id == id) {
             Some(member) => {
-                // The code that admitted it stays good for its answer, even used up.
+                // The code that admitted the member still gets it the same answer, even when used up.
                 if member.invite != Some(Base64(*invite)) {
                     recorded.admits(clock::now())?;
                 }

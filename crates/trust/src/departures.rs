@@ -21,7 +21,7 @@ pub type Departed = BTreeMap<NodeId, Resignation>;
 /// 600 bytes each, the file stays below 1 MB.
 const MAX_DEPARTURES: usize = 1024;
 
-/// What became of resignations.
+/// The outcome of resignations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noting {
     /// They are in force here, and a restart does not forget them.
@@ -122,7 +122,7 @@ impl Departures {
         });
     }
 
-    /// Saves them, unless they are saved already.
+    /// Saves the departures, unless they are saved already.
     pub(super) fn save(&self) -> Result<(), GroupError> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all.borrow().clone();

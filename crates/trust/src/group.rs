@@ -113,8 +113,8 @@ impl Group {
         Ok(Some(group.without_expired_keys(clock::now()).unwrap_or(group)))
     }
 
-    /// Assembles a group after verifying that this authority signed both certificates, and the node's for this key, and that
-    /// its statement says the same as the node's certificate.
+    /// Assembles a group after verifying that this authority signed both certificates, the node's for this key, and that its
+    /// statement agrees with the node's certificate.
     pub(super) fn assemble(
         membership: IssuedMembership,
         update: GroupUpdate,

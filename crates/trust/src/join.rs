@@ -194,9 +194,9 @@ where
     serve_in_turn(stream, exporter, authority, (&Semaphore::new(1), || Duration::ZERO)).await
 }
 
-/// The same for one of many at a time, which are admitted in `turns`: each admission occupies a thread until it is on the disk, and
-/// one that waits for its turn holds none. A joiner that does not know the secret gets its answer only after a delay of at most [`MAX_DELAY`]. Everybody
-/// else is answered at once.
+/// As [`serve`], for one of many joiners at a time, which are admitted in `turns`: each admission occupies a thread until it is
+/// on the disk, and one that waits for its turn holds none. A joiner that does not know the secret gets its answer only after a
+/// delay of at most [`MAX_DELAY`]. Everybody else is answered at once.
 ///
 /// # Errors
 /// As [`serve`].
@@ -560,7 +560,7 @@ mod tests {
         }
     }
 
-    /// The same with the signature of another key.
+    /// Such a request with the signature of another key.
     fn request_for_anothers_key(code: &JoinCode, theirs: [u8; 32], own: &KeyPair, name: &str) -> Request {
         let name = WantedName::Chosen(name.into());
         let statement = Statement::new(&SESSION, &code.invite, &theirs, &name);
@@ -581,7 +581,7 @@ mod tests {
         lab.authority.admit(&code.invite, &victim, &WantedName::Chosen("m1".into())).unwrap();
         let stranger = certificate::raw_public_key(&certificate::new_key().unwrap());
         let before = lab.authority.members().unwrap();
-        // Neither that of a member, under its own or another name, nor that of a machine that is none.
+        // Neither the key of a member, under its own or another name, nor that of a machine that is no member.
         for (theirs, name) in [(victim, "m1"), (victim, "m2"), (stranger, "m3"), (lab.group.ca_key, "m4")] {
             let request = request_for_anothers_key(&code, theirs, &own, name);
             let refused = admit(&lab.authority, &SESSION, request).map(drop).unwrap_err();

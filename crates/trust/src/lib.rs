@@ -1,11 +1,11 @@
 //! Membership of the group, and how a machine obtains it.
 //!
-//! A group is a small certificate authority. [`authority`] holds its key, and [`group`] is what every member holds.
-//! [`code`] is the line that a person carries to a new machine, and [`join`] the protocol between the two machines. An
-//! [`update`] is group state that the authority signed: revocations and the discovery key. A [`statement`] vouches for one
-//! member in discovery. A running node keeps the
-//! current one in its [`membership`]. A member goes by [`leaving`], [`departures`] are those
-//! that the authority has not removed yet, [`removal`] is the proof of one, and a [`permit`] lets the authority ask who was seen. All files are in the state directory. Nothing here opens a socket.
+//! A group is a small certificate authority. [`authority`] holds its key, and [`group`] is what every member holds. [`code`] is
+//! the line that a person carries to a new machine, and [`join`] the protocol between the two machines. An [`update`] is group
+//! state that the authority signed: revocations and the discovery key. A [`statement`] vouches for one member in discovery. A
+//! running node keeps the current one in its [`membership`]. A member leaves by [`leaving`], [`departures`] are those that left
+//! and are not removed yet, [`removal`] is the proof of a removal, and a [`permit`] lets the authority ask who was seen. All
+//! files are in the state directory. Nothing here opens a socket.
 
 pub mod authority;
 pub(crate) mod base64;

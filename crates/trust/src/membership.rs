@@ -49,7 +49,7 @@ struct Removal {
 #[derive(Debug, Default)]
 struct Known {
     revocations: BTreeSet<NodeId>,
-    /// Two of them lack a revocation of the other and have different discovery keys, so a removed member may know either.
+    /// Two updates each lack a revocation of the other and have different discovery keys, so a removed member may know either.
     need_new_key: bool,
 }
 
@@ -101,8 +101,8 @@ impl Membership {
         group.update.revokes(group.node.id) || self.removal.borrow().is_some()
     }
 
-    /// Takes a revocation list that a gateway has sent to show why it does not accept this node. Whether it is the proof that the group
-    /// has removed this machine: the authority has signed it.
+    /// Takes a revocation list that a gateway has sent to show why it does not accept this node. Returns whether it proves that
+    /// the group has removed this machine: that the authority has signed it.
     pub fn note_removal(&self, crl: &[u8]) -> bool {
         let is_proof = removal::is_proved_by(crl, &self.group());
         let is_new = is_proof && self.removal.borrow().is_none();
@@ -127,7 +127,7 @@ impl Membership {
         self.group.borrow().update.version()
     }
 
-    /// Whether this node is a member no more: the authority has revoked it, or it has said that it leaves.
+    /// Whether this node is no longer a member: the authority has revoked it, or it has said that it leaves.
     pub fn revokes(&self, id: NodeId) -> bool {
         self.group.borrow().update.revokes(id) || self.departures.contains(id)
     }
@@ -157,8 +157,8 @@ impl Membership {
         self.departures.subscribe()
     }
 
-    /// Notes that members leave, each of which must have signed that itself. From then on none of their links is accepted.
-    /// Blocks while it writes the state directory.
+    /// Notes resignations, each of which the member itself must have signed. From then on none of their links is
+    /// accepted. Blocks while it writes the state directory.
     pub fn note_departures(&self, resignations: Vec<Resignation>) -> Noting {
         self.departures.note(resignations, &self.group())
     }
@@ -275,8 +275,8 @@ impl Membership {
         }
     }
 
-    /// Whether there is something to synchronise that no file and no new update tells: members that have left, or revocations
-    /// that only an older update had.
+    /// Whether there is something to synchronise that shows in no file and no new update: members that have left, or
+    /// revocations that only an older update had.
     fn has_more_to_do(&self) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         !self.departures().borrow().is_empty()
@@ -299,7 +299,7 @@ impl Membership {
                 tracing::error!("the state directory holds another group now: restart this node");
             }
             if let Some(authority) = authority {
-                // What it signs follows the update that is in force.
+                // What it signs must follow the update in force.
                 group::save_update(state, &self.group())?;
                 self.remove_departed(authority)?;
                 let (known, need_new_key) = {
@@ -349,7 +349,7 @@ struct Seen {
     group: Option<Stamp>,
 }
 
-/// Signs nothing any more, on a machine that was removed: no member would accept whom it admits.
+/// Gives up the authority on a machine that was removed: no member would accept what it signs.
 fn let_go(authority: &watch::Sender<Option<Authority>>) {
     if authority.send_replace(None).is_some() {
         tracing::error!(
@@ -687,7 +687,7 @@ mod tests {
         let merged = lab.membership.group();
         assert_eq!((merged.update.epoch(), merged.update.revoked().len()), (2, 2));
         assert_eq!(merged.update.discovery_key(), &key);
-        // One that another authority revoked knows the key in force, so that is replaced.
+        // A member that another authority revoked knows the key in force, so the key is replaced.
         lab.membership.apply(sign(1, [9; 32], [3; 16]).sealed()).unwrap();
         lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
         let merged = lab.membership.group();

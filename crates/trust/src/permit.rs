@@ -30,7 +30,7 @@ impl Permit {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Reads that.
+    /// Parses [`Permit::text`].
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 64];
         if text.len() != 128 || !text.is_ascii() {

@@ -1,5 +1,5 @@
-//! The proof that the group has removed this machine: a revocation list that names its certificate, signed by the authority. The
-//! update with that list is not sent to it, because it holds the discovery key of the others, too.
+//! The proof that the group has removed this machine: a revocation list that names its certificate, signed by the authority.
+//! The update with that list is not sent to the machine, because it also holds the others' discovery key.
 
 use super::certificate;
 use super::files::REMOVAL;

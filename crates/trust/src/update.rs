@@ -20,8 +20,8 @@ use super::base64::Base64;
 use super::certificate::{self, CertificateError};
 use laneway_wire::id::NodeId;
 
-/// Maximum size of a revocation list, in bytes: room for [`MAX_MEMBERS`] entries of at most 36 bytes, and for another 500 of
-/// machines that import the authority's key, or that a second machine with the key admits. It bounds every message with a list.
+/// Maximum size of a revocation list, in bytes: room for [`MAX_MEMBERS`] entries of at most 36 bytes, and for another 500
+/// machines that import the authority's key, or are admitted by a second machine with it. It bounds every message with a list.
 pub const MAX_CRL: usize = 512 * 1024;
 
 /// Maximum number of machines that may ever join a group with a code, removed ones included. All of them fit into the revocation list at
@@ -112,7 +112,7 @@ impl GroupUpdate {
         };
         let crl = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
-            // Machines without a clock must work, so lists are ordered by their number and not by time.
+            // Machines without a clock must work, so lists are ordered by number, not by time.
             next_update: date_time_ymd(9999, 12, 31),
             crl_number: SerialNumber::from(epoch),
             issuing_distribution_point: None,

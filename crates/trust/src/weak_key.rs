@@ -1,4 +1,5 @@
-//! Public keys for which anybody can sign: points of small order, which RFC 8032 leaves to whoever needs more than a signature.
+//! Public keys for which anybody can sign: points of small order, which RFC 8032 leaves to protocols that need more
+//! than a signature.
 
 /// The y-coordinates of the eight points of small order (five, as two points share most of them), and those of them that
 /// have a second form, which is not reduced modulo 2^255 - 19.

@@ -200,7 +200,7 @@ impl Query {
         self.edns.is_some()
     }
 
-    /// The same question for a name server, with this `id`, and with an EDNS record where `edns` says so. The app's EDNS
+    /// This question for a name server, with this `id`, and with an EDNS record where `edns` says so. The app's EDNS
     /// options, such as client subnet and cookie, are not forwarded.
     pub fn to_server(&self, id: u16, edns: bool) -> Message {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
@@ -216,7 +216,7 @@ impl Query {
         message
     }
 
-    /// The bytes of the same question for a link; the id is 0 (RFC 8484 §4.1).
+    /// The bytes of this question for a link; the id is 0 (RFC 8484 §4.1).
     pub fn to_link(&self) -> Vec<u8> {
         encode(&self.to_server(0, true))
     }
@@ -349,7 +349,7 @@ pub fn encode_datagram(message: &Message, most: usize) -> Vec<u8> {
     if let Some(bytes) = within(&shorter, most) {
         return bytes;
     }
-    // Beside an answer they only tell who is responsible, except for proofs, and without one why there is none.
+    // Beside an answer these records only tell who is responsible, unless they are proofs; without an answer they tell why.
     let has_proofs = message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
     if !message.answers.is_empty() && !has_proofs {
         shorter.authorities.clear();

@@ -30,7 +30,7 @@ pub enum Kind {
     ConnectTimeout,
     /// The connection to the server broke.
     Terminated,
-    /// The server's certificate is not valid for its name, or nobody that is trusted has issued it.
+    /// The server's certificate is not valid for its name, or no trusted authority has issued it.
     Certificate,
     /// The gateway's upstream proxy does not accept the gateway's login.
     UpstreamLogin,
@@ -42,7 +42,7 @@ pub enum Kind {
     BadResponse,
     /// The app requested something that this proxy does not support.
     Unsupported,
-    /// The gateway does not reach anything any more; another one may.
+    /// The gateway no longer reaches anything; another one may.
     NoWayOut,
 }
 
@@ -146,7 +146,7 @@ impl Failure {
         None
     }
 
-    /// The same failure, as `gateway` reports it: the sentence begins with that in place of "the gateway".
+    /// This failure as `gateway` reports it: the sentence begins with that name in place of "the gateway".
     #[must_use]
     pub fn said_by(&self, gateway: &str) -> Self {
         let sentence = match self.sentence.strip_prefix("the gateway") {
@@ -156,7 +156,8 @@ impl Failure {
         Self::new(self.kind, self.side, sentence)
     }
 
-    /// What several gateways have said, as one sentence: each sentence once, after all that have said it. `None` of none.
+    /// What several gateways have said, as one sentence: each sentence once, after the names of all that have said it.
+    /// `None` without failures.
     pub fn said_by_all(failures: &[Self]) -> Option<String> {
         let split = |failure: &Self| {
             let name = failure.reporter().unwrap_or_default().len();
@@ -183,8 +184,8 @@ impl Failure {
         rest.find([' ', '\'', ':']).map(|end| &rest[..end])
     }
 
-    /// The sentence as it reads on the gateway itself: without "the gateway" in front, and what is the gateway's is this
-    /// machine's.
+    /// The sentence as it reads on the gateway itself: without "the gateway" in front, and with "this machine's" for
+    /// "the gateway's".
     pub fn said_here(&self) -> String {
         let sentence = self.sentence.strip_prefix("the gateway ").unwrap_or(&self.sentence);
         sentence.replace("the gateway's ", "this machine's ")

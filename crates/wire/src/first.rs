@@ -60,8 +60,8 @@ impl NameSearch {
         }
     }
 
-    /// Whether `first` begins with a method in capitals and a space, and its first line ends with an HTTP version, as
-    /// far as they have arrived.
+    /// Whether `first`, as far as it has arrived, begins with a method in capitals and a space, and its first line
+    /// ends with an HTTP version.
     fn may_be_http(&mut self, first: &[u8]) -> bool {
         let method = first.iter().take(MAX_METHOD).take_while(|byte| byte.is_ascii_uppercase()).count();
         if method == 0 || first.get(method).is_some_and(|byte| *byte != b' ') {

@@ -183,7 +183,7 @@ pub(crate) mod tests {
         out
     }
 
-    /// The same message in records of at most `size` bytes.
+    /// This message in records of at most `size` bytes.
     fn cut(hello: &[u8], size: usize) -> Vec<u8> {
         let record = |part: &[u8]| {
             [&[HANDSHAKE_RECORD, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part].concat()

@@ -43,21 +43,21 @@ use memchr::memchr;
 /// accept, so that users meet the server's limit first. The number of fields has no limit of its own. A line of a chunk
 /// size and a trailer section have the same limit.
 pub const MAX_HEAD: usize = 64 * 1024;
-/// The same between a node and a gateway. A head that one of them has written anew may be longer: by a blank for each field, and by
-/// what it adds.
+/// The largest head between a node and a gateway, in bytes. A head that one of them has written anew may be longer: by a blank
+/// for each field, and by what it adds.
 pub const MAX_LINK_HEAD: usize = MAX_HEAD + MAX_HEAD / 2;
 
 /// How the names of all fields begin that are between a client's node and the gateway. A node takes them out of what apps send.
 pub const OWN_FIELDS: &str = "laneway-";
 /// The field in which a client's node gives the gateway the anonymous token for a request, as the value of an Authorization
-/// field. It is sent to the server as that, and does not keep the response from being stored: anybody gets such a token.
+/// field. The server gets it as that field, which does not keep the response from being stored: anybody gets such a token.
 pub const ANONYMOUS: &str = "laneway-anonymous";
 /// The field with which a client's node says that what the gateway has stored of this URI was not the file that it should be.
 pub const DISCARD: &str = "laneway-discard";
 /// The field with which a client's node says which digest the file must have, as an index names it: `ALGORITHM:HEX`. Content that
 /// was proved to have it answers the request, whatever its URI and age.
 pub const DIGEST: &str = "laneway-digest";
-/// The field with which a client's node says that it fetches parts of a file over several gateways, and with which a gateway answers
+/// The field with which a client's node says that it fetches parts of a file over several gateways; with it a gateway answers
 /// that it fetches the file for others now, and gives this part later.
 pub const PART: &str = "laneway-part";
 

@@ -30,7 +30,7 @@ enum Validator {
     Tag(Vec<u8>),
     /// A modification date that is strong (RFC 9110 §8.8.2.2).
     Date(Vec<u8>),
-    /// None: whoever receives the content checks the whole of it.
+    /// None: the receiver checks the whole content.
     Checked,
 }
 
@@ -54,7 +54,7 @@ impl Point {
         Self::of_fields(&response.fields, plain_total(request, response)?)
     }
 
-    /// The same for a response to a request for one part of the content.
+    /// As [`Point::of`], for a response to a request for one range.
     pub fn of_part(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
         let (start, end, total) = content_range(&response.fields)?;
         let is_part = request.method == Method::GET
@@ -65,7 +65,7 @@ impl Point {
         Some(Self { end, ..Self::of_fields(&response.fields, total).filter(|_| is_part)? })
     }
 
-    /// The same for content that is checked against a digest before the last of it is used. It needs no validator.
+    /// As [`Point::of`], for content that is checked against a digest before the last of it is used. It needs no validator.
     pub fn of_checked(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
         let total = plain_total(request, response)?;
         let validator = Validator::of(&response.fields).unwrap_or(Validator::Checked);
@@ -100,7 +100,7 @@ impl Point {
         self.request_part(original, offset, self.end)
     }
 
-    /// The same for the bytes from `offset` up to `end`.
+    /// As [`Point::request`], for the bytes from `offset` up to `end`.
     pub fn request_part(&self, original: &RequestHead, offset: u64, end: u64) -> RequestHead {
         let mut request = original.clone();
         ["range", "if-range"].into_iter().for_each(|name| request.fields.remove(name));

@@ -19,8 +19,7 @@ pub const MOST_DATA: usize = 256 * 1024;
 /// How many pieces a client may have asked the gateway for that have not come yet.
 pub const MOST_WANTED: usize = 16;
 
-/// The field of a CONNECT with which a client offers to take a body in pieces, and of a response with which the gateway says
-/// that it does so.
+/// The field of a CONNECT by which a client offers to take a body in pieces, and of a response by which the gateway accepts.
 pub const FIELD: &str = "laneway-pieces";
 
 /// The BLAKE3 hash of a piece.
@@ -93,7 +92,7 @@ impl Offer {
     }
 }
 
-/// A message that is none: the stream has to end.
+/// Bytes that are no valid message: the stream has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed message about the pieces of a body")]
 pub struct Malformed;
@@ -117,7 +116,7 @@ pub enum FromGateway {
     },
     /// A member that has pieces of this body, or gets them now.
     Member {
-        /// Which one.
+        /// The member's id.
         id: NodeId,
         /// Where its link to the gateway comes from.
         ip: IpAddr,
@@ -134,7 +133,7 @@ pub enum FromGateway {
     Pieces,
     /// This member has the piece that the client said was late, and is to be left alone.
     Fails {
-        /// Which one.
+        /// The member's id.
         id: NodeId,
     },
     /// No more bytes of this piece come, because the client has cancelled it.
@@ -168,8 +167,8 @@ pub enum FromClient {
         /// The offset of the first byte that it lacks.
         from: u64,
     },
-    /// It has got this piece elsewhere, and does not want the rest of it any more. [`FromGateway::Cancelled`] answers, unless all
-    /// bytes of the piece have been sent.
+    /// It has got this piece elsewhere, and no longer wants the rest. [`FromGateway::Cancelled`] answers, unless all bytes of
+    /// the piece have been sent.
     Cancel {
         /// Its number.
         index: u32,

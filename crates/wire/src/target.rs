@@ -44,7 +44,7 @@ pub enum TargetError {
     /// The name contains other characters, or it or one of its labels is empty or too long (RFC 1035 §2.3.4).
     #[error("the host is neither an IP address nor a name of letters, digits, '-', '_' and '.'")]
     Name,
-    /// Its last label is a number, so that it is read as an IPv4 address, but it is none.
+    /// Its last label is a number, so that it is read as an IPv4 address, but is not one.
     #[error("the host looks like an IPv4 address, but is not one: that has four numbers from 0 to 255")]
     Address,
 }
@@ -96,8 +96,8 @@ impl From<IpAddr> for Host {
     }
 }
 
-/// The IPv4 address that a host is whose last label is a number (WHATWG URL §3.5); `Some(None)` if that is not one.
-/// `None` for a name.
+/// The IPv4 address of a host whose last label is a number (WHATWG URL §3.5); `Some(None)` if the host is not an
+/// address. `None` for a name.
 fn numeric(host: &str) -> Option<Option<Ipv4Addr>> {
     let last = host.rsplit('.').next()?;
     let is_number = match hexadecimal(last) {
@@ -148,7 +148,7 @@ impl Target {
         Ok(Self { host: Host::parse(host)?, port })
     }
 
-    /// Whether both are one host and port: a name and the same name with a trailing dot are.
+    /// Whether both are the same host and port: a trailing dot of a name makes no difference.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same_host = match (&self.host, &other.host) {
             (Host::Name(one), Host::Name(other)) => without_dot(one) == without_dot(other),
@@ -182,8 +182,8 @@ pub fn configured(text: &str) -> Result<Target, TargetError> {
     if is_odd { Err(TargetError::Address) } else { Ok(target) }
 }
 
-/// The same, with this port if the text is only a host. An IPv6 address needs brackets only in front of a port; without them, one that
-/// ends with that port is refused, because the port was meant to be one.
+/// As [`configured`], with the default port if the text is only a host. An IPv6 address needs brackets only in front of a port;
+/// without them, one that ends with the default port is refused: that was meant as a port.
 ///
 /// # Errors
 /// Those of [`configured`].

@@ -32,14 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Namespace(Arc<File>);
 
 impl Namespace {
-    /// The one of this process, made ready: only loopback.
+    /// This process's namespace, made ready: only loopback.
     pub(crate) fn own() -> Result<Self> {
         let namespace = Self(Arc::new(File::open("/proc/thread-self/ns/net")?));
         namespace.settle()?;
         Ok(namespace)
     }
 
-    /// A new one, made ready: only loopback.
+    /// A new namespace, made ready: only loopback.
     pub(crate) fn new() -> Result<Self> {
         let make = || -> Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -57,7 +57,7 @@ impl Namespace {
                 fs::write(format!("/proc/sys/net/ipv4/{name}"), value).with_context(|| name.to_owned())?;
             }
             ip("link set lo up\n")?;
-            // Other than the sysctl, a route may name an algorithm that the host does not let everybody choose. Both the
+            // Unlike the sysctl, a route may name an algorithm that the host does not let everybody choose. Both the
             // connecting and the accepting socket take it from their route.
             let local = format!(
                 "dev lo table local proto kernel scope host src 127.0.0.1 congctl {CONGESTION_CONTROL}"
@@ -105,7 +105,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Reads them in `client`, from both ends of a connection to `gateway`, which is at `address`.
+    /// Reads the settings in `client`, from both ends of a connection to `gateway`, which is at `address`.
     ///
     /// # Errors
     /// When the congestion control is not [`CONGESTION_CONTROL`].

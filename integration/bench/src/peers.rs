@@ -24,7 +24,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Interval between two checks whether it does.
+/// Interval between two checks of whether a byte comes back.
 const POLL: Duration = Duration::from_millis(1);
 
 /// All of them, in the order in which they are measured.
@@ -108,7 +108,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Restarts it.
+    /// Restarts the peer.
     pub(crate) fn restart(&mut self, peer: &dyn Peer, site: &Site, number: u16) -> Result<()> {
         self.processes.clear();
         *self = Self::start(peer, site, number)?;
@@ -147,7 +147,7 @@ fn directory_of(peer: &dyn Peer) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Where a peer that has no place of its own in the run puts what it needs.
+/// The place for the files of a peer that has none of its own in the run.
 pub(crate) fn place_of<'a>(site: &'a Site, directory: &'a Path, number: u16) -> Place<'a> {
     place(site, directory, number)
 }

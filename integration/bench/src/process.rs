@@ -17,7 +17,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it in `namespace`, with an environment without the user's settings.
+    /// Starts a process in `namespace`, with an environment without the user's settings.
     pub(crate) fn start(
         mut command: Command,
         namespace: &Namespace,
@@ -43,12 +43,12 @@ impl Process {
         Ok(Self { child, log })
     }
 
-    /// It and its descendants.
+    /// The process and its descendants.
     pub(crate) fn tree(&self) -> Vec<u32> {
         accounting::tree(self.child.id())
     }
 
-    /// Whether it has ended, which a peer should not do.
+    /// Whether the process has ended, which a peer should not do.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }

@@ -1,6 +1,6 @@
 //! Medians, percentiles, fairness.
 
-/// The median; `None` of nothing.
+/// The median; `None` without values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

@@ -45,7 +45,7 @@ pub(crate) struct Node {
     lies: Option<(Story, u64)>,
 }
 
-/// What a candidate says in its beacons and offers.
+/// What a candidate announces in its beacons and offers.
 struct Spoken {
     advert: Option<Advert>,
     boot: u64,
@@ -62,7 +62,7 @@ struct Clock {
 }
 
 impl Clock {
-    /// What it shows at a time of the simulation.
+    /// The time that it shows at a time of the simulation.
     fn at(self, time: u64) -> Instant {
         self.start + Duration::from_micros(time * self.speed / 1_000_000)
     }
@@ -89,7 +89,7 @@ enum Event {
     },
     Ask(usize),
     Poll,
-    /// A liar sends to each node what is meant for it.
+    /// A liar sends each node the story meant for it.
     Lie(usize),
     /// The stranger sends something forged and something old.
     Stranger,
@@ -591,7 +591,7 @@ impl Group {
         self.nodes[n].clock.at(self.now())
     }
 
-    /// The last third of the candidates is by far the strongest.
+    /// Makes the last third of the candidates by far the strongest.
     pub(crate) fn strengthen_liars(&mut self) {
         self.liars().for_each(|n| self.nodes[n].capacity *= 1000);
     }

@@ -1,4 +1,5 @@
-//! Gateways that win the selection, answer pings and refuse every connection, and the clients that find that out by results.
+//! Gateways that win the selection, answer pings and refuse every connection, and the clients that find this out by
+//! their results.
 
 use laneway::peers::selection::{Failing, Results};
 use laneway::wire::target::Target;
@@ -10,7 +11,7 @@ use crate::schedule::Random;
 const SECOND: u64 = 1_000_000;
 /// How many hosts the apps of clients connect to, each in a network of its own.
 const HOSTS: u64 = 40;
-/// How many gateways a client has links to, and one more for each of them that it doubts, up to the second number.
+/// How many gateways a client has links to, with one more for each that it doubts, up to the second number.
 const LINKS: [usize; 2] = [2, 6];
 
 /// One client's apps: a connection each second.
@@ -61,7 +62,7 @@ pub(crate) fn refused(group: &mut Group, seconds: u64) -> Refused {
 }
 
 impl Apps {
-    /// The gateways to which the client has links, the one first that it uses first.
+    /// The gateways to which the client has links, in the order in which it uses them.
     fn links(&self, group: &mut Group, n: usize) -> Vec<Reachable> {
         let now = group.local(n);
         let mut ranked = group.reachable(n);

@@ -49,10 +49,10 @@ async fn first_event(server: &mut Peer, app: &mut Peer) {
     }
 }
 
-/// How long a test watches that nothing happens: a dozen looks at the app's socket.
+/// How long a test watches that nothing happens: a dozen checks of the app's socket.
 const A_WHILE: Duration = Duration::from_millis(300);
 
-/// Longer than an app stays that waits for no answer.
+/// Longer than an app that waits for no answer stays.
 const WAITED: Duration = Duration::from_millis(1500);
 
 /// Waits until no connection of an app is open.
@@ -113,7 +113,7 @@ async fn an_app_that_ends_its_direction_after_its_request_waits_for_the_answer_a
     }
 }
 
-/// Whoever has given up a request that waited for a gateway may make it again, and it must not be done twice.
+/// An app that has given up a request which waited for a gateway may repeat it, and it must not be served twice.
 #[tokio::test]
 async fn a_request_that_waits_for_a_gateway_is_never_sent_once_its_app_has_left() {
     let lab = Lab::new().await;
@@ -132,7 +132,7 @@ async fn a_request_that_waits_for_a_gateway_is_never_sent_once_its_app_has_left(
         pair.app = Peer::connect(pair.proxy.address).await;
         none_open(&pair.proxy).await;
     }
-    // This one does not wait for an answer, and what it has sent is to arrive.
+    // This app does not wait for an answer, and what it has sent must arrive.
     let mut other = Peer::connect(pair.proxy.address).await;
     other.say(pair.request("POST /told", "Content-Length: 0\r\n")).await;
     drop(other);
@@ -187,7 +187,7 @@ async fn an_upload_arrives_whole_although_the_app_closes_its_socket_after_it() {
     }
 }
 
-/// A unix socket has no address to look for, and tells by itself.
+/// A unix socket has no address to look for, and reports a close by itself.
 #[tokio::test]
 async fn an_app_on_a_unix_socket_is_seen_to_leave_too() {
     let pair = Pair::new().await;

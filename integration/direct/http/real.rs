@@ -27,7 +27,7 @@ async fn run(program: &str, arguments: Vec<String>) -> Option<Output> {
     }
 }
 
-/// A server that lets only those read who have logged in on the same connection. It does not check the password.
+/// A server that answers only after a login on the same connection. It does not check the password.
 fn with_login(origin: Origin) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {

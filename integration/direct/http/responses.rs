@@ -112,9 +112,8 @@ async fn responses_without_a_certain_meaning_are_a_502() {
     }
 }
 
-/// RFC 9110 §15.3.7 leaves it to whoever asks to look at the status and at Content-Range. Some ask
-/// for a part by other means than Range (`partNumber` of S3, `x-ms-range` of Azure), and some interfaces answer a part of a list
-/// like this.
+/// RFC 9110 §15.3.7 leaves it to the client to check the status and Content-Range. Some ask for a part by other means than
+/// Range (`partNumber` of S3, `x-ms-range` of Azure), and some interfaces answer a part of a list like this.
 #[tokio::test]
 async fn a_part_that_was_not_asked_for_by_range_is_passed_on_as_a_part_and_not_stored() {
     let lab = Lab::new().await;

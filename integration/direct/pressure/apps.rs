@@ -10,11 +10,11 @@ use super::Victim;
 use super::requests::say_to_all;
 use crate::peer::{Origin, within};
 
-/// As often as the memory has to be the same before everything that was sent counts as received.
+/// How many times in a row the memory has to be the same before everything that was sent counts as received.
 const STEADY: u32 = 20;
 
 impl Victim {
-    /// A user of this machine reads the node's state.
+    /// Checks that a user of this machine can read the node's state.
     pub(super) async fn serves_its_page(&self) {
         self.page("/status.json").await;
     }
@@ -30,7 +30,8 @@ impl Victim {
         answer
     }
 
-    /// Its memory never was beyond the limit, once it has taken in what was sent, and a user of this machine is served.
+    /// Checks that its memory never exceeded the limit, once it has taken in what was sent, and that a user of this
+    /// machine is served.
     pub(super) async fn has_kept_its_limit_while_alone(&self) {
         let (mut last, mut same) = (0, 0);
         while same < STEADY {
@@ -120,7 +121,7 @@ async fn questions_of_apps_that_hang_up_do_not_fill_the_nodes_memory() {
     victim.has_kept_its_limit_while_alone().await;
 }
 
-/// They are refused for want of memory, and what they send is read for a while longer.
+/// Connections are refused for want of memory, but what they send is still read for a while.
 #[tokio::test]
 async fn connections_that_are_refused_do_not_fill_the_nodes_memory() {
     laneway::net::raise_open_files();
@@ -131,7 +132,7 @@ async fn connections_that_are_refused_do_not_fill_the_nodes_memory() {
     victim.has_kept_its_limit_while_alone().await;
 }
 
-/// Apps of a gateway each send this for a port of 127.0.0.1 where nothing is read, and 60,000 bytes behind it.
+/// Apps of a gateway each send a request for a port of 127.0.0.1 where nothing is read, and 60,000 bytes after it.
 async fn send_to_a_server_that_reads_nothing(address: &str, request: fn(SocketAddr) -> Vec<u8>) {
     laneway::net::raise_open_files();
     let victim = Victim::start_within(32, address, &[], |_| {}).await;
@@ -152,7 +153,7 @@ async fn connections_of_a_gateways_own_apps_to_servers_that_read_nothing_do_not_
     send_to_a_server_that_reads_nothing("127.0.0.105", socks).await;
 }
 
-/// Hundreds had sent a long request at the same time, and all of them were read.
+/// Hundreds of apps sent long requests at the same time, and all were read.
 #[tokio::test]
 async fn long_requests_of_a_gateways_own_apps_that_come_at_once_do_not_fill_its_memory() {
     let connect = |to: SocketAddr| format!("CONNECT {to} HTTP/1.1\r\n\r\n").into_bytes();

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{MIB, Victim};
 use crate::peer::{Origin, Peer, within};
 
-/// A digest, whichever.
+/// Any digest.
 const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 /// A gateway whose own apps use fronts of a registry at `origin`.
@@ -18,7 +18,7 @@ async fn with_fronts(address: &str, origin: &Origin) -> Victim {
     Victim::start(address, &fronts.map(|front| ["--front".to_owned(), front]).concat()).await
 }
 
-/// An app gets this path, for which the registry sends these parts of a body, each so often.
+/// An app gets this path, for which the registry sends these parts of a body, each so many times.
 async fn gets(victim: &Victim, origin: &Origin, path: &str, kind: &str, parts: &[(Vec<u8>, usize)]) {
     let mut app = within(TcpStream::connect(victim.proxy)).await.unwrap();
     let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", victim.proxy);
@@ -63,7 +63,7 @@ impl Victim {
     }
 }
 
-/// What ten bytes become is 8 KB. Of each of these indexes 25 MB were held that nothing counted.
+/// Ten bytes become 8 KB. For each of these indexes 25 MB were held that nothing counted.
 #[tokio::test]
 async fn indexes_that_become_many_times_as_much_for_apps_that_read_nothing_do_not_fill_the_nodes_memory() {
     laneway::net::raise_open_files();
@@ -87,7 +87,7 @@ async fn indexes_that_become_many_times_as_much_for_apps_that_read_nothing_do_no
             app.say(format!("GET /pypi/{name}/?{number} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
             let mut server = tokio::select! {
                 server = origin.accept() => server,
-                // It has taken as many as its memory allows.
+                // The node has taken as many indexes as its memory allows.
                 _ = app.stream.readable() => {
                     refused += 1;
                     continue;

@@ -14,7 +14,8 @@ use crate::raw::{END_STREAM, HEADERS, RawGateway, connect, request};
 
 /// How many lines of one kind about one member are written at once. One more comes each minute.
 const AT_ONCE: usize = 10;
-/// How many lines about failed connections of one member are written at once, and more than come until the end of a test.
+/// How many lines about failed connections of one member are written at once, with more than can be added until the end
+/// of a test.
 const FAILED_AT_ONCE: usize = 1_000 + 2_000;
 
 /// How many of the lines contain this.
@@ -28,7 +29,7 @@ async fn a_member_that_links_again_and_again_does_not_fill_the_gateways_log() {
     for _ in 0..100 {
         drop(victim.raw(0).await.ping().await);
     }
-    // More than it may have, so that each one ends an older one.
+    // More links than a member may have, so that each one ends an older one.
     let mut links = Vec::new();
     for _ in 0..50 {
         links.push(victim.raw(0).await);
@@ -37,7 +38,7 @@ async fn a_member_that_links_again_and_again_does_not_fill_the_gateways_log() {
     let lines = victim.end();
     for what in ["link accepted", "link ended", "link closed: "] {
         let written = count(&lines, what);
-        // The links of the other member count apart.
+        // The links of the other member are counted separately.
         assert!((1..=AT_ONCE + 4).contains(&written), "{what}: {written} lines");
     }
 }
@@ -66,7 +67,8 @@ async fn a_member_whose_requests_are_refused_does_not_fill_the_gateways_log() {
 async fn a_gateway_that_ends_each_link_at_once_does_not_fill_its_clients_log() {
     let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    // It has the group's key, so it accepts links to admit machines: not on the usual port, which another program may have.
+    // The client has the group's key, so it accepts links to admit machines: not on the usual port, which another
+    // program may have.
     let options = ["--role", "client", "--gateway", &address, "--link", "127.0.0.81:0"].map(str::to_owned);
     let victim = Victim::node("127.0.0.81", &options, |_| {}).await;
     let state = StateDir::open(victim.directory.path().join("state")).unwrap();
@@ -74,7 +76,7 @@ async fn a_gateway_that_ends_each_link_at_once_does_not_fill_its_clients_log() {
     let begun = Instant::now();
     for _ in 0..16 {
         let mut link = within(gateway.accept()).await;
-        // It asks for the group's news once the link counts: an end before that would be one of the handshake.
+        // The client asks for group updates once the link is up: an earlier end would be one of the handshake.
         within(link.next(HEADERS)).await;
     }
     // The client waits longer each time, so some minutes' lines are among them.

@@ -1,4 +1,4 @@
-//! Little is sent of much, and nobody takes it: the rest of a buffer must not stay for it, uncounted.
+//! Little is sent of much, and nobody takes it: it must not keep the rest of its buffer, uncounted.
 
 use laneway::wire::target::Target;
 
@@ -7,9 +7,9 @@ use super::{FILES, MAX_LINKS, Victim, streams, until_taken, with_stored_files_wi
 use crate::peer::Origin;
 use crate::raw::{DATA, Raw, connect_http, frame};
 
-/// What the connections of these nodes may hold, in MiB: enough for so many streams that what was not counted exceeds the rest.
+/// What the connections of these nodes may hold, in MiB: enough for so many streams that the uncounted memory exceeds the rest.
 const ROOM: u64 = 32;
-/// How many streams there are on each of as many links as there may be.
+/// How many streams there are on each link, of as many links as there may be.
 const EACH: u32 = 100;
 
 /// A plain request.
@@ -35,7 +35,7 @@ async fn ask(victim: &Victim, target: &Target, each: u32, early: impl Fn(usize) 
     links
 }
 
-/// Each was one byte of a block of 64 KiB that was kept for it.
+/// Each queued byte kept its block of 64 KiB.
 #[tokio::test]
 async fn bytes_of_stored_files_that_nobody_takes_do_not_keep_the_blocks_that_they_are_in() {
     let (victim, target) = with_stored_files_within(2 * ROOM, "127.0.0.101").await;
@@ -62,13 +62,13 @@ fn head(length: &str, fields: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\n{length}\r\n{fields}\r\n")
 }
 
-/// They take many times their length.
+/// Fields take many times their length.
 #[tokio::test]
 async fn fields_of_responses_do_not_fill_the_gateways_memory() {
     gets("127.0.0.102", head("Content-Length: 2", &"a:b\r\n".repeat(900)) + "x").await;
 }
 
-/// One byte of the body kept the head, which it came with.
+/// One byte of the body kept the head that it came with.
 #[tokio::test]
 async fn bodies_that_begin_behind_long_heads_do_not_keep_them() {
     gets("127.0.0.103", head("Content-Length: 2", &format!("X: {}\r\n", "y".repeat(55_000))) + "x").await;

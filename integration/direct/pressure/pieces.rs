@@ -17,7 +17,7 @@ use crate::raw::{END_STREAM, Raw, request};
 /// How many pieces the node keeps.
 const KEPT: u8 = 40;
 
-/// Has the node with this state directory keep pieces, as one that got them in an earlier run. Each is of one byte, repeated.
+/// Has the node with this state directory keep pieces, as if it had got them in an earlier run. Each is of one byte, repeated.
 fn keep(state: &Path) {
     let memory = Budget::new(1 << 30);
     let store = Store::open(&state.join(DIRECTORY), 1 << 30, 1 << 20, memory.reserve()).unwrap();
@@ -48,7 +48,7 @@ async fn pieces_that_members_ask_for_and_do_not_take_do_not_fill_the_nodes_memor
             let mut raw = Raw::by(victim.link, config(), window).await;
             for part in streams(2000).collect::<Vec<_>>().chunks(100) {
                 let asked = part.iter().map(|stream| {
-                    // Now and then one that it does not have.
+                    // Now and then a piece that it does not have.
                     let hash = hashes.get(*stream as usize / 2 % 50).map_or("0".repeat(64), Clone::clone);
                     request(*stream, END_STREAM, GET, &format!("/laneway/piece/{hash}"))
                 });
@@ -56,7 +56,7 @@ async fn pieces_that_members_ask_for_and_do_not_take_do_not_fill_the_nodes_memor
             }
             links.push(match window {
                 0 => until_taken(raw).await,
-                // It reads nothing more.
+                // The member reads nothing more.
                 _ => raw,
             });
         }

@@ -18,7 +18,7 @@ fn unfinished(start: &str) -> Vec<u8> {
     [start.as_bytes(), b"\r\nX: ", &vec![b'a'; LONG][..]].concat()
 }
 
-/// A server that says the same to whoever says something, and keeps the connections open.
+/// A server that says the same to everybody that says something, and keeps the connections open.
 pub(super) async fn say_to_all(origin: Origin, answer: Vec<u8>) {
     let mut servers = JoinSet::new();
     loop {

@@ -50,8 +50,8 @@ async fn a_gateway_ends_a_stream_on_which_nothing_passes() {
     let clock = Clock::stop();
     tunnel.outbox.send(question.freeze()).await.unwrap();
     let gateway = server.hear("question").await;
-    // Second by second, in each of which the other tunnel of the link is used: whoever has sent a ping has an answer before
-    // its deadline, and everything that the gateway has sent before has arrived.
+    // Passes second by second, using the other tunnel of the link in each: so each ping is answered before its deadline,
+    // and everything that the gateway has sent before has arrived.
     let mut pass = async |seconds: u32| {
         for _ in 0..seconds {
             clock.pass(SECOND).await;
@@ -77,7 +77,7 @@ async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_count
         let proxy = lab.proxy().await;
         let app = App::associate(&proxy).await;
         let paced = || lab.telemetry.udp_dropped.values().iter().map(|(_, count)| count).sum::<u64>();
-        // This one costs nothing.
+        // An empty datagram costs nothing.
         app.say(server.1, "").await;
         let gateway = server.hear("").await;
         for number in 0..50 {
@@ -85,7 +85,7 @@ async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_count
                 app.say(server.1, [7; 1000]).await;
             } else {
                 server.say(gateway, [7; 1000]).await;
-                // What arrives together passes together.
+                // Datagrams that arrive together pass together.
                 if number == 0 {
                     app.hear(server.1, [7; 1000]).await;
                 }

@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The same as an extended CONNECT.
+/// The same request as an extended CONNECT.
 fn datagrams(method: &Method, uri: &Uri) {
     match RequestKind::of(method, uri, Some(masque::PROTOCOL)) {
         Ok(RequestKind::Udp(target)) => {

@@ -1,5 +1,5 @@
-//! A server's end of an HTTP/2 connection that is fed whatever a client may send: it never panics, what it sends are whole
-//! frames, it says why when it ends the connection, and it does not depend on how the bytes are cut.
+//! A server's end of an HTTP/2 connection that is fed whatever a client may send: it never panics, it sends whole frames,
+//! it says why when it ends the connection, and it does not depend on how the bytes are cut.
 
 use laneway::h2::{Config, Engine};
 
@@ -41,13 +41,13 @@ fn serve(data: &[u8], part: usize) -> Vec<u8> {
                 Err(reason) => failed = Some(reason),
             }
             if !rest.is_empty() {
-                // It reads on once its answers are read, and its requests accepted.
+                // The engine reads on once its answers are read and its requests accepted.
                 sent.extend(engine.take_output());
                 accepted.extend(std::iter::from_fn(|| engine.accept()));
             }
         }
     }
-    // Accepted at the end, for what is accepted changes what a reset means.
+    // Accepted at the end, because accepting a stream changes what its reset means.
     accepted.extend(std::iter::from_fn(|| engine.accept()));
     sent.extend(engine.take_output());
     let frames = frames(&sent);
@@ -59,7 +59,7 @@ fn serve(data: &[u8], part: usize) -> Vec<u8> {
     sent
 }
 
-/// The last of what are whole frames: its type and payload.
+/// The last frame of `bytes`, which are whole frames: its type and payload.
 pub(super) fn last_frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
     frames(bytes).pop()
 }

@@ -1,5 +1,5 @@
 //! A client's end of an HTTP/2 connection that is fed whatever a server may send in answer to three requests: it never panics,
-//! what it sends are whole frames, and it says why when it ends the connection.
+//! it sends whole frames, and it says why when it ends the connection.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};

@@ -77,8 +77,8 @@ fn check_forwarded(parsed: &RequestHead) {
 
 pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The three parts of the first line of a head, and its fields, as a reader sees them that knows of nothing but CRLF, SP
-/// and colon. It shares no code with the parser.
+/// The three parts of the first line of a head, and its fields, as a reader sees them that knows only CRLF, SP and
+/// colon. It shares no code with the parser.
 pub(super) fn read_naively(head: &[u8]) -> ([Vec<u8>; 3], Pairs) {
     let text = head.strip_suffix(b"\r\n\r\n").expect("an accepted head ends with an empty line");
     // Each byte as the character with its number.

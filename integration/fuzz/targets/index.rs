@@ -59,7 +59,7 @@ fn names(place: &Place, found: &[(Url, Digest)]) {
     for (url, _) in found {
         let path = place.path_of(url);
         assert!(path.bytes().all(|byte| matches!(byte, b'!'..=b'~')), "{path}");
-        // A URL may hold what no path of a front does, such as `..` behind an escape. It leads nowhere then.
+        // A URL may hold what no path of a front does, such as `..` behind an escape. It then leads nowhere.
         if let Ok(again) = fronts().place(&path) {
             assert_eq!(again.url, *url, "{path}");
         }
@@ -128,7 +128,7 @@ fn token(answer: &[u8]) {
 fn path(path: &[u8]) {
     let Ok(path) = std::str::from_utf8(path) else { return };
     if let Ok(place) = fronts().place(path) {
-        // It stays at that registry, or at the server that the path names.
+        // The redirect stays at that registry, or at the server that the path names.
         let again = fronts().place(&place.path_of(&place.url)).expect("a path of a front");
         assert_eq!(again.url, place.url);
         let _ = place.digest();

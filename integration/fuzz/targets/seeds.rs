@@ -79,7 +79,7 @@ impl Random {
     }
 }
 
-/// The format has a version: a target that knows another one refuses everything, and finds nothing.
+/// The format has a version: a target that knows another version refuses everything, and finds nothing.
 #[test]
 fn the_whole_metadata_of_a_response_is_read() {
     let (_, seed) = seeds("stored").into_iter().find(|(path, _)| path.ends_with("whole")).unwrap();

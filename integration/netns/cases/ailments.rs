@@ -1,4 +1,4 @@
-//! A node that runs and does not do its work: the doctor says so, and its hint, followed as it is, mends it.
+//! A node that runs but does not do its work: the doctor says so, and its hint, followed literally, mends it.
 
 use super::doctor::{Diagnosis, diagnose, healthy};
 use crate::lab::group::{START, init, join, laneway, state, up};
@@ -85,7 +85,7 @@ fn copy(from: &Host, to: &Host) {
 fn a_client_that_hears_no_gateway(lab: &Lab) {
     let (_origin, _g1, c1, group) = healthy(lab);
     c1.filter("udp dport 7420 drop");
-    // It remembers the gateway that it joined by.
+    // The client remembers the gateway that it joined by.
     let _node = group.client(&c1, &[]);
     let diagnosis = once_wrong(&c1);
     diagnosis.blames(
@@ -120,7 +120,7 @@ fn a_gateway_behind_its_own_firewall(lab: &Lab) {
         let diagnosis = diagnose(&g1, &[]);
         assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
     }
-    // What lets other machines in is no fault.
+    // A rule that lets other machines in is no fault.
     g1.filter(
         "ip saddr 10.77.0.0/24 tcp dport { 22, 7000-8000 } accept\nudp dport 7420 accept\niif lan drop",
     );
@@ -149,7 +149,7 @@ fn a_firewall_that_drops_what_leaves(lab: &Lab) {
         let diagnosis = diagnose(&g1, &[]);
         assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
     }
-    // What concerns other packets, or the uplink alone, is no fault.
+    // Rules about other packets, or about the uplink alone, are no fault.
     g1.swallow("tcp dport 7421 drop\nudp sport 53 drop\noif out udp dport 7420 drop");
     g1.filter("iif out tcp dport 7420 drop");
     let diagnosis = diagnose(&g1, &[]);
@@ -157,7 +157,7 @@ fn a_firewall_that_drops_what_leaves(lab: &Lab) {
     assert!(diagnosis.text.contains("TCP port 7420 on out, and not on lan"), "{}", diagnosis.text);
     g1.swallow("");
     g1.filter("");
-    // On a client: what its node asks, but not what this command asks from another port; and the packets of a link.
+    // On a client: rules against its node's queries, but not against this command's; and against a link's packets.
     c1.swallow("udp sport 7420 drop");
     let diagnosis = diagnose(&c1, &[]);
     let said = diagnosis.said("firewall");
@@ -187,7 +187,7 @@ fn a_machine_that_was_removed_while_its_node_runs(lab: &Lab) {
     let mut node = group.client(&c1, &[]);
     laneway(&g1, &["revoke", "c1"]).success();
     node.wait_for_line("this machine was removed from the group", START);
-    // What a removed machine cannot hear any more is no other fault.
+    // What a removed machine can no longer hear is no further fault.
     c1.filter("udp dport 7420 accept\nudp dport 9 drop");
     let diagnosis = diagnose(&c1, &[]);
     let beyond = ["discovery", "link", "clock", "gateway", "request"];
@@ -320,7 +320,7 @@ fn a_state_directory_that_is_gone(lab: &Lab) {
     );
     let said = laneway(&g1, &["invite"]).success().text();
     let code = said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
-    // What would join is not what runs.
+    // The machine that would join is not the node that runs.
     let refused = laneway(&c1, &["join", code]);
     for words in ["the keys of 'c1', the node that runs here, are gone", "hint: stop the node"] {
         assert!(refused.code() == 1 && refused.stderr.contains(words), "{words}: {refused}");
@@ -358,7 +358,7 @@ fn a_gateway_on_two_machines(lab: &Lab) {
     let (g1, g2, c1) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
     let group = lab.group(&[&g1, &c1], &[]);
     copy(&g1, &g2);
-    // Long enough that the two do not count alike.
+    // Long enough that the counters of the two differ.
     wait_until("the first to be heard often", || {
         let heard = status(&g1).datagrams;
         heard.iter().any(|counted| counted.what == "beacon" && counted.side == "sent" && counted.count > 20)
@@ -454,7 +454,7 @@ fn another_group_on_the_lan(lab: &Lab) {
     assert!(diagnosis.code == 0 && diagnosis.text.contains(said), "{}", diagnosis.text);
     assert_eq!(node.log().matches("another group is on this LAN").count(), 1);
 
-    // It explains why nobody answers.
+    // The other group explains why nobody answers.
     group.gateway.signal(Signal::SIGTERM);
     group.gateway.wait(START);
     let diagnosis = once_wrong(&c1);

@@ -125,7 +125,7 @@ fn datagrams_leave_a_gateway_that_stops(lab: &Lab) {
     assert!(stopping.is_running(), "the old way is still there");
 }
 
-/// Nothing but the missing answers tells, and no other request is made.
+/// Only the missing answers show the failure, and no other request is made.
 fn datagrams_leave_a_gateway_whose_uplink_drops_them(lab: &Lab) {
     let _web = lab.web(who);
     echo(lab);

@@ -1,4 +1,4 @@
-//! Commands beside a node whose state they do not have by default: of another user, in another directory.
+//! Commands beside a node whose state is not where they look by default: another user's, or in another directory.
 
 use super::doctor::healthy;
 use crate::lab::group::{START, laneway, state};
@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
 
 /// The id of the user `nobody` and of its group.
 const NOBODY: u32 = 65_534;
-/// The id of another one.
+/// The id of another user.
 const MALLORY: u32 = 4711;
 
 /// A program of [`MALLORY`] that gives every request the same answer.
@@ -100,7 +100,7 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     let nobody = |arguments: &[&str]| run(&c1, &[], Some(NOBODY), arguments);
     let said = "a node of the user root runs here, 'c1' of the group 'lan'";
 
-    // What needs no keys works: the node's own view, and a request through it.
+    // Commands that need no keys work: the node's own view, and a request through it.
     let doctor = nobody(&["doctor", "--server", "10.88.0.100:80"]).success();
     let directory = state(&c1);
     let hint = |name: &str| format!("sudo laneway {name} --state {}", directory.display());
@@ -143,7 +143,7 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     }
     let own = home(&c1, NOBODY).join(".local/state/laneway");
     assert!(!own.join("group.json").exists());
-    // Who means it names the directory.
+    // A user who means it names the directory.
     nobody(&["init", "--state", own.to_str().unwrap()]).success();
 
     // A node with another local port is seen by the port of discovery.
@@ -187,7 +187,7 @@ fn root_is_told_of_a_users_node_and_does_not_follow_it(lab: &Lab) {
     run(&c1, &[], Some(NOBODY), &["join", &group.code, "--name", "c1"]).success();
     let mut node = c1.spawn(command(&c1, &[], Some(NOBODY), &["up"]));
     node.wait_for_line("link up", START);
-    // Its user needs no option.
+    // The node's user needs no option.
     run(&c1, &[], Some(NOBODY), &["discover"]).success();
     let directory = home(&c1, NOBODY).join(".local/state/laneway");
     let refused = run(&c1, &[], None, &["discover"]);
@@ -286,12 +286,12 @@ fn software_is_pointed_to_no_program_of_another_user(lab: &Lab) {
             let doctor = nobody(&["doctor"]);
             assert!(doctor.code() == 1 && doctor.text().contains(said), "{doctor}");
         }
-        // To whom the machine's state belongs is the user of its node.
+        // The owner of the machine's state is the user of the machine's node.
         let words = [&["run"][..], &start].concat();
         run(&c1, &[("laneway", MALLORY)], Some(NOBODY), &words).success();
         forger.end(&c1);
     }
-    // Root's node is everybody's.
+    // Everybody may use root's node.
     let words = [&["run", "--proxy", "127.0.0.1:1090"][..], &start].concat();
     assert_eq!(run(&c1, &[], Some(NOBODY), &words).success().text(), "started\n");
 }
@@ -312,7 +312,7 @@ fn an_ordinary_user_is_told_that_root_may_be_in_a_group(lab: &Lab) {
     assert!(refused.code() == 2 && refused.stderr.contains("root may be in a group"), "{refused}");
     let own = home(&c1, NOBODY).join("laneway");
     nobody(&["init", "--state", own.to_str().unwrap()]).success();
-    // On a machine of its own, a user is not asked anything.
+    // Where root has no state, a user is not asked anything.
     assert!(run(&c1, &[], Some(NOBODY), &["init"]).success().text().contains("laneway join lw1."));
     assert!(laneway(&c1, &["discover"]).stderr.contains("laneway init"));
 }

@@ -65,7 +65,7 @@ pub(super) const CASES: &[Case] = &[
 /// The gateway's options: it serves the whole of s1.
 const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
 const MIB: usize = 1 << 20;
-/// The bytes over the line may be this part of the files, in percent.
+/// At most this many bytes may cross the line, in percent of the files.
 const MOST: u64 = 105;
 
 fn url(number: u64) -> String {
@@ -116,7 +116,7 @@ fn clients_and_the_gateways_own_apps_fetch_each_file_once(lab: &Lab) {
     }
     let (sent, unique) = (files.sent(), whole.len() as u64);
     assert!(sent * 100 <= unique * MOST, "{sent} bytes for {unique}");
-    // An app that leaves after its response has reset nothing.
+    // An app that leaves after its response resets nothing.
     let left = crowd[0].curl(&[&HTTP[..], &["--header", "Connection: close", &url(1)]].concat()).success();
     assert_eq!(left.stdout, *files.content(1));
     let ended = || group.gateway.log().matches("outcome=").count();
@@ -209,7 +209,7 @@ fn what_is_stored_outlasts_a_kill_and_damage_on_the_disk_is_never_delivered(lab:
 
     assert_eq!(damage(&directory), 1);
     let output = download(&fleet.client, 1, &[]).finish(PATIENCE);
-    // It was sent up to the block that is damaged; the rest never comes as if it were complete.
+    // The file is sent up to the damaged block; it never ends as if it were complete.
     assert!(!output.status.success() || output.stdout == *files.content(1), "{output}");
     assert!(files.content(1).starts_with(&output.stdout), "a wrong byte was delivered");
     assert_eq!(get(&fleet.client, 1), *files.content(1), "it is fetched anew");
@@ -252,7 +252,7 @@ fn a_full_disk_only_stops_the_storing(lab: &Lab) {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "none"]).arg(&directory);
     assert!(mount.status().unwrap().success());
-    // It believes that there is room.
+    // The gateway believes that there is room.
     let _gateway = up(&g1, &[&GATEWAY[..], &["--cache-size", "1G"]].concat());
     let mut node = up(&client, &["--role", "client"]);
     node.wait_for_line("link up", START);
@@ -275,7 +275,7 @@ const UNUSABLE: &str = "laneway_store_unusable{directory=\"cache\"}";
 
 fn a_cache_that_fills_its_disk_is_right_through_kills_and_stores_again_once_there_is_room(lab: &Lab) {
     const FILES: u64 = 20;
-    // Twenty of them do not have room.
+    // There is no room for twenty of them.
     let files = lab.files(4 * MIB - 5);
     let (client, g1) = (lab.client("c1"), lab.gateway("g1"));
     let group = lab.group(&[&g1, &client], &[]);
@@ -301,14 +301,14 @@ fn a_cache_that_fills_its_disk_is_right_through_kills_and_stores_again_once_ther
         let words = ["stor", "No space left on device", &*directory.display().to_string()];
         assert!(words.iter().all(|words| said.contains(words)), "{said}");
     }
-    // What is there is used, and nothing else is wrong, also after it was killed while it wrote.
+    // What is stored is used, and nothing else is wrong, even after the gateway was killed while writing.
     for round in 0..3 {
         let downloads: Vec<_> = (0..4).map(|number| download(&client, FILES - number, &["--fail"])).collect();
         if round < 2 {
             wait_until("some of them", || downloads.iter().any(|one| one.printed() > 0));
             gateway.signal(Signal::SIGKILL);
             gateway.wait(PATIENCE);
-            // None ends in good order with anything else than the file.
+            // No download ends in good order with anything but the file.
             for (one, number) in downloads.into_iter().zip(0..) {
                 let output = one.finish(PATIENCE);
                 let content = files.content(FILES - number);
@@ -374,7 +374,7 @@ fn runs(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// Apps waited without end for all that may be stored, and the node did not stop.
+/// Apps waited for ever for everything that may be stored, and the node could not be stopped.
 fn a_disk_that_hangs_only_stops_the_storing(lab: &Lab) {
     let files = lab.files(2 * MIB);
     let (client, g1) = (lab.client("c1"), lab.gateway("g1"));
@@ -419,7 +419,7 @@ fn a_disk_that_hangs_only_stops_the_storing(lab: &Lab) {
     runs(Command::new("umount").arg(&directory));
 }
 
-/// What was asked for meanwhile was taken for damaged, and removed.
+/// Responses asked for meanwhile were taken for damaged, and removed.
 fn a_gateway_that_has_no_descriptors_left_keeps_what_is_stored(lab: &Lab) {
     let files = lab.files(MIB);
     let (client, host) = (lab.client("c1"), lab.gateway("g1"));
@@ -432,7 +432,7 @@ fn a_gateway_that_has_no_descriptors_left_keeps_what_is_stored(lab: &Lab) {
     assert_eq!(get(&client, 1), *files.content(1));
     limit("3");
     for _ in 0..2 {
-        // It gets nothing, for lack of a connection to the server.
+        // The client gets nothing: the gateway cannot connect to the server.
         let _ = download(&client, 1, &["--max-time", "3"]).finish(PATIENCE);
     }
     limit("4096");
@@ -451,7 +451,7 @@ struct Silent {
 impl Silent {
     fn new(process: &Process, host: &Host) -> Self {
         let (process, directory) = (process.id(), state(host));
-        // Whoever has the device open is asked for everything, and reads no question.
+        // The process that has the device open is asked for everything, and reads no question.
         let script = "exec 3<>/dev/fuse && mount -i -t fuse none \"$1\" -o fd=3,rootmode=40000,user_id=0,group_id=0 \
                       && echo mounted && exec sleep 1000";
         let mut command = Command::new("nsenter");
@@ -475,8 +475,8 @@ impl Drop for Silent {
     }
 }
 
-/// The thread that looks for what commands ask serves the apps of the machine, too, and each hit looked at its files: a node whose state
-/// directory did not answer did nothing any more, and did not stop.
+/// The thread that looks for commands' questions also serves the machine's apps, and each hit looked at its files: a node whose
+/// state directory did not answer did nothing any more, and could not be stopped.
 fn a_state_directory_that_does_not_answer_holds_up_nothing_else(lab: &Lab) {
     let files = lab.files(2000);
     let (client, host) = (lab.client("c1"), lab.gateway("g1"));
@@ -554,7 +554,7 @@ fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &
 
 /// Neither the gateway's store nor what clients keep is needed for a right answer.
 fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
-    // In pieces for other members, too.
+    // Large enough to be shared in pieces too.
     let files = lab.files(5_000_000);
     let (client, gateway) = (lab.client("c1"), lab.gateway("g1"));
     let group = lab.group(&[&gateway, &client], &[]);
@@ -571,7 +571,7 @@ fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
     }
     [1, 2, 3, 3].into_iter().for_each(gets);
     drop((node, group.gateway));
-    // A node starts with it, too, and works without it.
+    // A node also starts with a file in place of the store, and works without it.
     let mut gateway_node = up(&gateway, &GATEWAY);
     let mut node = up(&client, &[]);
     node.wait_for_line("link up", START);
@@ -632,7 +632,7 @@ fn a_store_that_cannot_be_written_any_more_only_stops_the_storing(lab: &Lab) {
     goes_on.send(()).unwrap();
     let whole = running.finish(PATIENCE).success().stdout;
     assert_eq!(sha256(&whole), sha256(&contents[2]));
-    // What is there is still used, and the rest passes.
+    // What is stored is still used, and the rest passes.
     [1, 3, 3].into_iter().for_each(gets);
     assert_eq!((web.asked("/f/1").len(), web.asked("/f/3").len()), (1, 2));
     mounts(&group.gateway, &["umount"], &directory);

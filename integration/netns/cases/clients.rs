@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     ("clients::fronts_pip_on_a_gateway", |lab| works_by_a_front_of(lab, "fronts_pip", true)),
 ];
 
-/// Those that are large or start slowly: `scripts/real-clients.sh` runs them.
+/// Clients that are large or start slowly: `scripts/real-clients.sh` runs them.
 pub(super) const ON_DEMAND: &[Case] = &[
     ("clients::aria2c", |lab| works(lab, "aria2c")),
     ("clients::npm", |lab| works(lab, "npm")),
@@ -120,7 +120,7 @@ fn works_by_a_front(lab: &Lab, client: &str) {
     works_by_a_front_of(lab, client, false);
 }
 
-/// The same, on the gateway itself if `is_gateway`.
+/// As `works_by_a_front`, on the gateway itself if `is_gateway`.
 fn works_by_a_front_of(lab: &Lab, client: &str, is_gateway: bool) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     g1.knows(NAME, lab.server.address());
@@ -177,7 +177,7 @@ fn a_package_that_was_changed_anywhere_is_never_installed(lab: &Lab) {
         }
     }
     assert!(changed >= 4, "{changed} files are stored");
-    // What is noticed on the way is cut off, and right when it is asked for again.
+    // A file whose change is noticed on the way is cut off, and right when it is asked for again.
     let again = installs();
     if again.code() != 0 {
         installs().success();

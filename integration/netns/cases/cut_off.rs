@@ -84,7 +84,7 @@ fn a_gateway_that_was_stopped(lab: &Lab) {
     group.gateway = group.gateway(&g1, &[]);
     wait_until("requests to succeed again", || said(&c1).starts_with(&g1.addresses()[1].to_string()));
     assert!(status(&c1).contains("\nlinked to gateway g1 at "), "{}", status(&c1));
-    // Killed, it has announced nothing.
+    // Killed, the gateway has announced nothing.
     group.gateway.signal(Signal::SIGKILL);
     wait_until("apps to be told that no node runs there", || {
         said(&c1).contains("gateway g1 refuses connections: no node runs there")

@@ -142,7 +142,7 @@ fn finds_nothing_wrong_on_a_healthy_network(lab: &Lab) {
     let diagnosis = diagnose(&g1, &[]);
     assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
     assert!(diagnosis.layers("ok").contains(&"request"), "{}", diagnosis.text);
-    // When it cannot reach its server, it reports that itself.
+    // When the gateway cannot reach its server, it reports that itself.
     g1.ip("link set out down");
     wait_until("the gateway to withdraw", || {
         laneway(&g1, &["status", "--json"]).text().contains("\"reach\":\"unreachable\"")
@@ -160,7 +160,7 @@ fn names_a_configuration_that_is_not_valid(lab: &Lab) {
     let diagnosis = diagnose(&c1, &["--config", file.to_str().unwrap()]);
     let skipped = [&["group", "interfaces", "ports"], &BEYOND[..]].concat();
     diagnosis.blames("configuration", &skipped, &["line 2", "rolle"]);
-    // A node that runs has read another one, with which the other layers are checked.
+    // A running node has read another configuration, with which the other layers are checked.
     let node = group.client(&c1, &[]);
     let diagnosis = diagnose(&c1, &["--config", file.to_str().unwrap()]);
     diagnosis.blames("configuration", &[], &["line 2", "rolle"]);

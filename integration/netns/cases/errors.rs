@@ -117,7 +117,7 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
         assert!(node.log().contains(failure.says), "the log lacks {:?}", failure.says);
     }
 
-    // The same for an address that it has just been given.
+    // An address that the gateway has just been given is refused too.
     let (_, reply) = dialect::socks5(&c1, NEW, 22);
     assert_ne!(reply, 2);
     let mut ip = g1.command("ip");
@@ -125,7 +125,7 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
     g1.output(ip).success();
     wait_until("the new address to be refused", || dialect::socks5(&c1, NEW, 22).1 == 2);
 
-    // And for a whole network that is routed to this machine, though no interface has an address of it.
+    // So is a whole network that is routed to this machine, though no interface has an address of it.
     let listener = g1.inside(|| std::net::TcpListener::bind(("0.0.0.0", HERE.1)).unwrap());
     let mut ip = g1.command("ip");
     ip.args(["route", "add", "local", ROUTED_HERE, "dev", "lo"]);

@@ -134,7 +134,7 @@ fn a_hung_gateway_fails_no_request_now_or_later(lab: &Lab) {
     assert_eq!(after.gateways().keys().collect::<Vec<_>>(), [&other], "it takes over again: {after}");
 }
 
-/// It is alive, but cannot serve.
+/// The gateway is alive, but cannot serve.
 fn a_gateway_without_its_uplink_withdraws(lab: &Lab) {
     let _web = lab.web(who);
     let fleet = lab.fleet(2, &[]);

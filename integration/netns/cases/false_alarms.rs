@@ -17,7 +17,7 @@ fn a_client_that_is_configured_like_a_gateway(lab: &Lab) {
     let (_origin, _g1, c1, group) = healthy(lab);
     c1.set("LANEWAY_SERVER", "10.88.0.100:80");
     c1.set("LANEWAY_ALLOW", "*.lab");
-    // It serves nobody, so that nobody needs this to pass.
+    // The client serves nobody, so nobody needs these packets to pass.
     c1.filter("tcp dport 7420 drop");
     let node = group.client(&c1, &[]);
     let diagnosis = diagnose(&c1, &[]);
@@ -52,7 +52,7 @@ fn keys_that_were_renewed_a_moment_ago(lab: &Lab) {
     let before = group_file(&c1);
     laneway(&g1, &["rotate"]).success();
     node.wait_for_line("group update applied", START);
-    // As if the command had read it before that.
+    // As if the command had read the file before the update.
     wait_until("the update to be saved", || group_file(&c1) != before);
     fs::write(state(&c1).join("group.json"), before).unwrap();
     let diagnosis = diagnose(&c1, &[]);

@@ -1,5 +1,4 @@
-//! What goes wrong in the hands of an administrator: the error or the doctor says what to do, and whoever does exactly that is
-//! helped.
+//! What goes wrong in the hands of an administrator: the error or the doctor says what to do, and doing exactly that helps.
 
 use super::ailments::{follow, once_well, status, stop};
 use super::doctor::{diagnose, healthy};
@@ -37,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
     ("hints::status_shows_why_connections_failed", status_shows_why_connections_failed),
 ];
 
-/// What the first of these words is followed by in a text, up to one of the ends.
+/// The part of a text after the first `word`, up to one of the `ends`.
 fn after<'a>(text: &'a str, word: &str, ends: &[char]) -> &'a str {
     let start = text.find(word).unwrap_or_else(|| panic!("no {word:?} in {text}")) + word.len();
     text[start..].split(ends).next().unwrap()
@@ -124,7 +123,7 @@ fn a_code_of_a_machine_that_has_no_key_any_more(lab: &Lab) {
     fs::remove_file(state(&g1).join("ca.key")).unwrap();
     group.gateway.wait_for_line("this machine does not hold the group's key any more", START);
     let mut node = group.client(&c1, &[]);
-    // Asked by its address, it says so itself, and not by the name of an alert.
+    // Asked by its address, the machine says so itself, not with the name of an alert.
     let named = ["join", &group.code, "--name", "c2", "--gateway", "10.77.0.21:7420"];
     let refused = laneway(&c2, &named);
     let said = "no machine is admitted there: the node does not hold the group's key";
@@ -159,7 +158,7 @@ fn another_program_has_the_port_of_the_local_proxy(lab: &Lab) {
     let node = group.client(&c1, &["--proxy", &other]);
     commands_find(&c1, &other);
     stop(node);
-    // So it does for a node that takes the line from the file, and for one on a port that the system picks.
+    // They also find a node that takes the line from the file, and one on a port that the system picks.
     fs::write(&place, line).unwrap();
     let node = group.client(&c1, &[]);
     commands_find(&c1, &other);
@@ -297,7 +296,7 @@ fn a_disk_without_space(lab: &Lab) {
     };
     let refused = run(&c2, &format!("join {} --name c2 --state '{}/state'", group.code, disk.display()));
     assert!(!refused.status.success() && refused.stderr.contains("hint: free some space"), "{refused}");
-    // The first machine is not left with a member that is none: it joins under the same name elsewhere.
+    // The first machine does not keep a member that never joined: c2 joins under the same name from elsewhere.
     join(&c2, &group.code);
     assert!(laneway(&g1, &["members", "--offline"]).success().text().contains("c2"));
 }

@@ -16,13 +16,13 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-/// A link within a tunnel would cross the same machines again and again, and what is done on it would be held against the
-/// gateway that dials.
+/// A link within a tunnel would cross the same machines again and again, and the gateway that dials would be blamed for
+/// what is done on it.
 fn a_member_reaches_the_link_port_of_no_gateway_through_another(lab: &Lab) {
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
     let mut group = lab.group(&[&g1, &c1, &g2], &["--allow", "*"]);
-    // Its LAN address has a port of its own, which the other one hears.
+    // The second gateway's LAN address has a port of its own, which the first one hears of.
     let _second = group.gateway(&g2, &["--allow", "*", "--link", "0.0.0.0:7555"]);
     let _client = group.client(&c1, &[]);
     group.gateway.wait_for_line("gateway=\"g2\" address=10.77.0.22:7555", START);

@@ -36,7 +36,7 @@ fn a_client_that_stops_is_taken_for_no_gateway(lab: &Lab) {
     let mut second = group.client(&c2, &may_serve);
     second.signal(Signal::SIGTERM);
     assert_eq!(second.wait(START).code(), Some(0));
-    // What it said before arrives before the first link of its next run.
+    // What c2 said before arrives before the first link of its next run.
     let _again = group.client(&c2, &may_serve);
     for (host, known) in [(&c1, vec!["g1"]), (&g1, vec![])] {
         let status = laneway(host, &["status", "--json"]).success().text();

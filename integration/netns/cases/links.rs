@@ -1,4 +1,4 @@
-//! The link port and HTTP/2 and TLS of other people: what a member's files are good for outside laneway.
+//! The link port with HTTP/2 and TLS implementations of others: what a member's files are good for outside laneway.
 
 use super::curl::BIG;
 use crate::lab::group::{START, state};

@@ -81,7 +81,7 @@ fn apps_are_told_of_all_gateways_that_are_drained_or_dead(lab: &Lab) {
     let mut fleet = lab.fleet_with(2, &[], &["--hold", "1"]);
     fleet.serving();
     fleet.gateways.iter().for_each(|gateway| drop(laneway(&gateway.host, &["drain"]).success()));
-    // The status says the same before an app has asked: a link to a gateway that serves nobody is no way out.
+    // The status says that before any app has asked: a link to a gateway that serves nobody is no way out.
     let told =
         |name: &str| format!("gateway {name} is in maintenance ('laneway drain --undo' there ends it)");
     wait_until("the status to tell that both are drained", || {
@@ -127,7 +127,7 @@ fn a_download_through_a_gateway_that_is_drained_arrives_whole(lab: &Lab) {
     let _second = group.gateway(&g2, &[]);
     let said = laneway(&g1, &["drain"]).success().text();
     assert!(said.contains("1 of their connections is open"), "{said}");
-    // What is new goes to the other gateway while the download goes on here.
+    // New connections go to the other gateway while the download goes on here.
     wait_until("the other gateway to be in use", || {
         let seen = status(&c1);
         seen.gateways.iter().any(|gateway| gateway.is_used && gateway.name.as_deref() == Some("g2"))
@@ -152,7 +152,7 @@ fn the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart(lab: 
 
     group.gateway.signal(Signal::SIGTERM);
     group.gateway.wait(START);
-    // Without the role of a gateway it is one because it reaches the server.
+    // Without `--role gateway` the node is a gateway because it reaches the server.
     let _again = up(&g1, &["--server", "10.88.0.100:80"]);
     let seen = status(&g1);
     assert!(seen.node.in_maintenance, "{:?}", seen.node);
@@ -218,7 +218,7 @@ fn a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused(lab: &La
 
 fn a_gateway_that_leaves_drains_and_another_passes_on_that_it_left(lab: &Lab) {
     let _origin = lab.origin();
-    // The signer is a client here: it hears of it over its link to the gateway that stays.
+    // The signer is a client here: it learns of the departure over its link to the gateway that stays.
     let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
     let code = crate::lab::group::init(&c1);
     let mut signer = up(&c1, &[]);
@@ -305,7 +305,7 @@ fn members_shows_when_each_was_seen_and_with_which_version(lab: &Lab) {
         );
         assert!(row["last_seen"].is_u64() && row["joined"].is_u64(), "{row}");
     }
-    // It has joined and never run as a node.
+    // c2 has joined and never run as a node.
     let never = member(&g1, "c2");
     assert!(never["last_seen"].is_null() && never["version"].is_null(), "{never}");
     // What was heard is remembered.
@@ -316,7 +316,7 @@ fn members_shows_when_each_was_seen_and_with_which_version(lab: &Lab) {
     laneway(&c1, &["members"]);
     assert!(laneway(&c1, &["members"]).stderr.contains("does not hold the key of the group"));
 }
-/// Each hears of those that left before it while it says that it leaves.
+/// Each learns of those that left before it while it says that it leaves.
 fn members_that_leave_one_right_after_the_other_are_all_told(lab: &Lab) {
     let _origin = lab.origin();
     let (signer, g1) = (lab.client("c1"), lab.gateway("g1"));

@@ -50,7 +50,7 @@ mod windows;
 
 use crate::lab::Case;
 
-/// All of them.
+/// All trials.
 pub(crate) const ALL: &[&[Case]] = &[
     isolation::CASES,
     transfer::CASES,
@@ -98,13 +98,13 @@ pub(crate) const ALL: &[&[Case]] = &[
     clients::CASES,
 ];
 
-/// Those that run only when asked for.
+/// Trials that run only when asked for.
 pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
-/// Those with a Windows program, which are there only when it was built.
+/// Trials with a Windows program, which exist only when it was built.
 pub(crate) const WINDOWS: &[Case] = windows::CASES;
 
-/// Those with the programs of several systems, which run only when these were built.
+/// Trials with the programs of several systems, which run only when these were built.
 pub(crate) const SYSTEMS: &[Case] = systems::CASES;
 
 /// Programs that some topics need in addition; without them their trials are ignored.

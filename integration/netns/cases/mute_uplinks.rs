@@ -1,5 +1,5 @@
-//! An uplink over which connections are made, and that carries nothing else: a middlebox, a stalled line, a path with a smaller MTU than it
-//! reports.
+//! An uplink over which connections are made but that carries nothing else: a middlebox, a stalled line, a path with a smaller
+//! MTU than it reports.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -70,7 +70,7 @@ const NOTICED: Duration = Duration::from_secs(40);
 const MUTE: &str = "the way out is lost: these accept connections, and then nothing comes back";
 const LOST: &str = "the way out is lost";
 
-/// What carries data, in contrast to handshakes and acknowledgements.
+/// Packets that carry data, unlike handshakes and acknowledgements.
 const TO_SERVERS: &str = "oif out tcp flags & psh == psh drop";
 const LARGE: &str = "oif out meta l4proto tcp meta length > 100 drop";
 const AFTER_THE_HANDSHAKE: &str = "iif out tcp flags & syn == 0 drop";
@@ -101,7 +101,8 @@ fn status(request: Process) -> (String, String) {
 
 const WITH_STATUS: [&str; 2] = ["-w", "\n%{http_code}"];
 
-/// A gateway for any destination withdraws, requests go over the other one, and what cannot be repeated is told honestly.
+/// A gateway for any destination withdraws, requests go over the other one, and requests that cannot be repeated fail
+/// honestly.
 fn is_left(lab: &Lab, mute: fn(&Host)) {
     let _web = lab.web(who);
     let mut open = Open::start_with(lab, &[], &[]);
@@ -121,7 +122,7 @@ fn is_left(lab: &Lab, mute: fn(&Host)) {
     assert!(said.contains("withdrawn"), "{said}");
     all_are_served(&open.client, by);
     assert!(!open.nodes[1 - serving].log().contains(LOST));
-    // It carries data again.
+    // The uplink carries data again.
     gateway.swallow("");
     gateway.filter("");
     open.nodes[serving].wait_for_line("a way out is there again", NOTICED);
@@ -139,14 +140,15 @@ fn without_anything_after_the_handshake(lab: &Lab) {
     is_left(lab, |gateway| gateway.filter(AFTER_THE_HANDSHAKE));
 }
 
-/// Servers acknowledge everything, as slow ones do: each request tells, and one server alone proves nothing about the gateway.
+/// Servers acknowledge everything, as slow ones do: each unanswered request counts, and one server alone proves nothing
+/// about the gateway.
 fn without_data_from_servers(lab: &Lab) {
     let _web = lab.web(who);
     let second = Ipv4Addr::new(10, 88, 0, 101);
     let _second = lab.second(second, 80, |_, mut stream| {
         let _ = stream.read(&mut [0; 512])?;
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")?;
-        // Closed with a body that is not read, it would reset the connection, which tells that it is there.
+        // If it closed with an unread body, the server would reset the connection, which shows that it is there.
         while stream.read(&mut [0; 512])? > 0 {}
         Ok(())
     });
@@ -154,7 +156,7 @@ fn without_data_from_servers(lab: &Lab) {
     let serving = open.serving();
     open.gateways[serving].filter(FROM_SERVERS);
     let by = open.gateways[1 - serving].addresses()[1];
-    // They wait for two servers, and nobody may repeat them.
+    // The POSTs wait for two servers, and nobody may repeat them.
     let posts = [URL, "http://10.88.0.101/"].map(|url| begin(&open.client, &HTTP, &["--data", "x", url]));
     all_are_served(&open.client, by);
     open.nodes[serving].wait_for_line(MUTE, NOTICED);
@@ -234,7 +236,7 @@ fn a_probe_is_made_at_once(lab: &Lab) {
     open.nodes[serving].wait_for_line("server not reached", NOTICED);
 }
 
-/// It takes longer than everything that could be taken for a dead uplink.
+/// The server takes longer than anything that could be taken for a dead uplink.
 fn a_slow_server_costs_no_gateway(lab: &Lab) {
     let gate = Arc::new(Gate::default());
     let web = gate.web(lab);
@@ -308,7 +310,7 @@ fn ends(client: &Host, url: &str) -> (String, String) {
     status(begin(client, &HTTP, &[&WITH_STATUS[..], &[url]].concat()))
 }
 
-/// Has `urls` asked for until both gateways have withdrawn. What finds that out may be told something else.
+/// Requests `urls` until both gateways have withdrawn. The requests that find that out may get other errors.
 fn until_both_have_lost_it(open: &Open, urls: &[&str], lost: &str) {
     for _ in 0..8 {
         let begun: Vec<_> = urls.iter().map(|url| begin(&open.client, &HTTP, &[url])).collect();
@@ -320,7 +322,7 @@ fn until_both_have_lost_it(open: &Open, urls: &[&str], lost: &str) {
     panic!("{}\n{}", open.nodes[0].log(), open.nodes[1].log());
 }
 
-/// Both stay withdrawn for longer than any timer had offered them again, and requests wait for `--hold` and no longer.
+/// Both stay withdrawn for longer than any timer that would offer them again, and requests wait for `--hold` and no longer.
 fn stay_withdrawn(open: &Open, url: &str, seen: &str) {
     for _ in 0..8 {
         let (status, body) = ends(&open.client, url);
@@ -384,7 +386,7 @@ fn by_a_probe(lab: &Lab, probe: &str, mute: fn(&Host)) {
     are_back(&open, URL);
 }
 
-/// It does not speak first, and answers no empty line; but its machine acknowledges one.
+/// The server does not speak first, and answers no empty line; but its machine acknowledges one.
 fn a_server_of_another_protocol(lab: &Lab) {
     let _web = lab.web(who);
     let _echo = lab.serve(81, |_, mut stream| {
@@ -412,7 +414,7 @@ fn a_server_of_another_protocol(lab: &Lab) {
     assert!(fleet.gateways[0].is_running());
 }
 
-/// Neither the server that has told of the loss nor any timer is needed.
+/// Neither the server that showed the loss nor any timer is needed.
 fn what_is_asked_for_proves_it_where_all_that_answered_before_has_gone(lab: &Lab) {
     let web = lab.web(who);
     let _second = lab.second(Ipv4Addr::new(10, 88, 0, 101), 80, |_, mut stream| {
@@ -445,7 +447,7 @@ fn a_standby_says_what_it_knows(lab: &Lab) {
     );
 }
 
-/// From one moment on nothing comes in, neither of servers nor of name servers: no connection is made any more.
+/// From one moment on nothing comes in, neither from servers nor from name servers: no connection can be made.
 fn of_which_nothing_answers_is_not_said_to_accept(lab: &Lab) {
     let _web = lab.web(who);
     let _names = lab.name_server();
@@ -457,7 +459,7 @@ fn of_which_nothing_answers_is_not_said_to_accept(lab: &Lab) {
     let (_, from) = fleet.get(url);
     let serving = usize::from(from.contains(&fleet.gateways[1].addresses()[1].to_string()));
     fleet.gateways[serving].filter("iif out drop");
-    // On a connection that answers no more, the gateway finds out.
+    // On a connection without answers, the gateway finds out.
     drop(begin(&fleet.client, &HTTP, &["--data", "x", url]).finish(START * 6));
     fleet.nodes[serving].wait_for_line(LOST, NOTICED);
     fleet.nodes[serving].wait_for_line("the way out stays lost", NOTICED);
@@ -477,7 +479,8 @@ fn of_which_nothing_answers_is_not_said_to_accept(lab: &Lab) {
     );
 }
 
-/// They accept connections, acknowledge everything and answer nothing, while another member waits for a slow server.
+/// The silent servers accept connections, acknowledge everything and answer nothing, while another member waits for a
+/// slow server.
 fn silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another(lab: &Lab) {
     let gate = Arc::new(Gate::default());
     let web = gate.web(lab);
@@ -502,7 +505,7 @@ fn silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another(lab:
     let url = |host: usize| format!("http://10.88.0.{}/", 101 + host);
     let attack: Vec<_> =
         (0..silent.len()).map(|host| begin(&attacker, &HTTP, &["--data", "x", &url(host)])).collect();
-    // Once the silent ones are asked by a gateway itself, and for longer than anything was ever given up.
+    // Waits until a gateway itself has asked the silent servers, and for longer than anything took to be given up.
     wait_until("a gateway to have checked", || asked.load(Relaxed) > attack.len());
     thread::sleep(Duration::from_secs(20));
     assert!(open.nodes.iter().all(|node| !node.log().contains(LOST)), "{}", open.nodes[0].log());

@@ -221,8 +221,7 @@ fn a_query_outlives_its_gateway(lab: &Lab) {
     lab.server.filter("");
     fleet.start(serving);
     let mut attempt = 0;
-    // After the return of the one that was killed the role may change once more: then the other one hangs, and no
-    // question meets it.
+    // After the killed gateway returns, the role may change once more: then the other gateway hangs, and no question meets it.
     wait_until("a question to move on before its link is given up", || {
         attempt += 1;
         fleet.wait_for_links();
@@ -282,7 +281,7 @@ fn a_name_that_one_gateway_does_not_know_is_asked_for_at_the_other_one(lab: &Lab
     let fleet = lab.fleet_with(2, &OPEN, &DNS);
     let serving = fleet.serving();
     let other = &fleet.gateways[1 - serving];
-    // Neither knows it, and both say so.
+    // Neither gateway knows the name, and both say so.
     let unknown = fleet.client.curl(&[&HTTP[..], &["http://split.lab/"]].concat()).text();
     assert!(unknown.contains("gateway g1") && unknown.contains("gateway g2"), "{unknown}");
     assert!(unknown.contains("cannot find the name split.lab"), "{unknown}");

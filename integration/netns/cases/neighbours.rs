@@ -20,7 +20,7 @@ fn a_gateway_whose_machine_is_gone(lab: &Lab) {
     let _node = group.client(&c1, &[]);
     g1.ip("link set lan down");
     for entry in [
-        // It has to ask who has the address, or believes for some seconds that it knows.
+        // Otherwise it believes for some seconds that it knows who has the address.
         "neigh flush dev lan",
         "neigh replace 10.77.0.21 lladdr 02:00:00:00:00:01 nud stale dev lan",
     ] {
@@ -66,7 +66,7 @@ fn firewalls_that_reject_are_not_said_to_drop(lab: &Lab) {
             "on g1: 'ufw allow 7420/tcp'",
         ],
     );
-    // On its own machine, in either direction.
+    // On the gateway's own machine, in either direction.
     let diagnosis = diagnose(&g1, &[]);
     let said = diagnosis.said("firewall");
     assert!(
@@ -82,7 +82,7 @@ fn firewalls_that_reject_are_not_said_to_drop(lab: &Lab) {
     let said = diagnosis.said("gateway");
     assert!(said.contains("rejects outgoing packets to TCP port 80"), "{}", diagnosis.text);
 
-    // What its own firewall answers says nothing about a name server.
+    // Its own firewall's answer says nothing about a name server.
     let g2 = lab.gateway("g2");
     g2.set("LANEWAY_PROBE", "none");
     init(&g2);
@@ -115,7 +115,7 @@ fn a_way_that_large_packets_do_not_pass(lab: &Lab) {
 
 fn a_vpn_that_takes_what_is_for_the_lan(lab: &Lab) {
     let (_origin, _g1, c1, _group) = healthy(lab);
-    // Otherwise there is a link by that.
+    // Otherwise there would be a link by IPv6.
     c1.ip("-6 address flush dev lan");
     c1.ip("link add name tun0 type veth peer name far0");
     c1.ip("address add 10.9.0.2/32 dev tun0");

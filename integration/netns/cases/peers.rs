@@ -120,7 +120,7 @@ fn a_file_of_which_the_gateway_had_parts_comes_from_members_as_a_whole(lab: &Lab
     assert_eq!(files.sent(), 8 * MIB as u64, "what the gateway had was fetched again");
 }
 
-/// They reach each other by addresses of the local link, as they do the gateway.
+/// The members reach each other and the gateway by link-local addresses.
 fn members_without_ipv4_give_each_other_pieces(lab: &Lab) {
     let files = lab.files(8 * MIB);
     let (gateway, clients) = (lab.gateway("g1"), ["c1", "c2"].map(|name| lab.client(name)));
@@ -138,7 +138,7 @@ fn members_without_ipv4_give_each_other_pieces(lab: &Lab) {
     drop(group);
 }
 
-/// Those that are linked by IPv4 reach it by the same interface; it cannot reach them, and gets all from the gateway.
+/// Members linked by IPv4 reach it by the same interface; it cannot reach them, and gets everything from the gateway.
 fn a_member_without_ipv4_gives_pieces_to_those_with_it(lab: &Lab) {
     let files = lab.files(8 * MIB);
     let (gateway, clients) = (lab.gateway("g1"), ["c1", "c2"].map(|name| lab.client(name)));
@@ -192,11 +192,11 @@ fn what_is_changed_on_the_disk_of_a_member_is_never_delivered(lab: &Lab) {
     }
     assert_eq!(sha256(&download(&hosts[1]).finish(PATIENCE).success().stdout), expected);
     assert!(received(&hosts[1]) < 8 * MIB as u64);
-    // Of its own pieces neither.
+    // Nor does the first client use its own.
     assert_eq!(sha256(&download(&hosts[0]).finish(PATIENCE).success().stdout), expected);
 }
 
-/// Each client has a liar of its own kind, and a file that this one is the first to have.
+/// Each client has a liar of its own kind, and a file that this liar is the first to have.
 fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
     // The last piece is shorter.
     let files = lab.files(4 * MIB + 300_000);
@@ -217,10 +217,11 @@ fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
         let before = asked(&process, client);
         assert!(before > 0, "{manner:?}: it was never asked");
         assert!(before <= 5, "{manner:?}: it was asked for {before} pieces of 5");
-        // It is left alone, also for another file, which nobody needs any more. Whoever says that it has no piece does no harm.
+        // The liar is then left alone, even for another file, which nobody needs now. One that says that it has no
+        // piece does no harm.
         get(client, number.checked_sub(1).unwrap_or(clients.len()));
         let after = asked(&process, client);
-        // What it was asked for at first it may note later. It would be asked for as many again.
+        // Its first requests may be counted late. If it were asked again, there would be as many more.
         assert!(after <= 5 || manner == Manner::Denies, "{manner:?}: it was asked again: {after} pieces");
         let said = client.curl(&["http://127.0.0.1:1080/status.json"]).success().text();
         let is_told = said.contains("was not the piece that it was asked for");

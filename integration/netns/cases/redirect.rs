@@ -117,7 +117,7 @@ fn a_machine_with_redirect_rules_already_in_place_can_join(lab: &Lab) {
 }
 
 /// An answer that does not fit into a datagram makes the gateway query its name server again by TCP, on a machine whose
-/// connections are redirected to a node that would refuse this one.
+/// connections are redirected to a node that would refuse the query's.
 fn the_nodes_own_dns_queries_by_tcp_are_not_redirected(lab: &Lab) {
     let _names = lab.name_server();
     let g1 = lab.gateway("g1");

@@ -226,8 +226,8 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
     }
 }
 
-/// What it signs reaches nobody, so it does not go on as if nothing had happened.
-/// It has no link to any gateway, and none has one to it.
+/// What it signs reaches nobody, so it does not go on as if nothing had happened. There is no link between it
+/// and any gateway.
 fn a_removed_gateway_learns_it_and_says_so(lab: &Lab) {
     let (g1, g2) = (lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
@@ -278,7 +278,7 @@ fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab:
         );
     }
     assert_eq!(fs::read(state(&g1).join("group.json")).unwrap(), before, "something was signed");
-    // Its node hears of it too, and admits nobody any more.
+    // Its node learns of it too, and admits nobody any more.
     group.gateway.wait_for_line("it admits and removes nobody any more", START);
     let said = laneway(&c2, &["join", code]);
     assert!(said.stderr.contains("no machine on this LAN accepts this code"), "{said}");

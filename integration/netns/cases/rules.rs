@@ -67,7 +67,7 @@ fn neighbour(host: &Host, address: impl Into<IpAddr>) {
     let listener = host.inside(|| TcpListener::bind((address, PORT))).unwrap();
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
-            // What nobody has read when the connection ends resets it.
+            // Data that nobody has read when the connection ends would reset it.
             let lines = BufReader::new(&stream).lines().map_while(Result::ok);
             lines.take_while(|line| !line.is_empty()).for_each(drop);
             let from = from.ip().to_string();
@@ -167,7 +167,7 @@ fn tools_without_any_privilege_are_not_redirected_to_the_node(lab: &Lab) {
     laneway(&c1, &["doctor", "--server", "10.88.0.100:80"]).success();
     assert!(!node.log().contains(&format!("target=\"{gateway}\"")), "{}", node.log());
 
-    // Nor is a node without privileges, or a machine that joins.
+    // Nor is a node without privileges redirected, or a machine that joins.
     laneway(&c2, &["transparent", "up", "--connected", "--no-check"]).success();
     unprivileged(&c2, &["join", &group.code, "--name", "c2"]).success();
     let mut command = c2.command("setpriv");
@@ -204,7 +204,7 @@ fn nobody_else_takes_the_rules_of_a_running_node(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
     let group = lab.group(&[&g1, &c1], &[]);
-    // Those that were made by hand are replaced.
+    // Rules that were made by hand are replaced.
     laneway(&c1, &["transparent", "up", "--to", "1099", "--no-check"]).success();
     let node = group.client(&c1, &LED);
     c1.curl(&[SERVER]).success();
@@ -247,7 +247,7 @@ fn a_reload_changes_what_is_redirected(lab: &Lab) {
     assert!(!has_table(&c1));
     assert!(!node.log().contains("take effect only after a restart"), "{}", node.log());
     assert!(web.asked("/").len() >= 2);
-    // One that is refused is told by the node: this file is known to nobody else.
+    // A refused reload is reported by the node: nobody else knows this file.
     let is_refused = || laneway(&c1, &["status"]).text().contains("the last reload was refused");
     fs::write(&file, "hodl = 4\n").unwrap();
     node.signal(Signal::SIGHUP);
@@ -275,7 +275,7 @@ fn without_tables_that_have_owners_the_rules_expire_after_a_killed_node(lab: &La
     let mut group = lab.group(&[&g1], &options);
     g1.curl(&[SERVER]).success();
     assert!(group.gateway.log().contains("dialect=\"transparent\""));
-    // A firewall that is loaded again removes them for some seconds.
+    // A firewall that is loaded again removes the rules for some seconds.
     nft(&g1, "flush ruleset").success();
     wait_until("the rules", || has_table(&g1));
     let refused = laneway(&g1, &["transparent", "down"]);
@@ -290,7 +290,7 @@ fn without_tables_that_have_owners_the_rules_expire_after_a_killed_node(lab: &La
     assert!(web.asked("/").len() >= 2);
     laneway(&g1, &["transparent", "down"]).success();
     assert_eq!(state(&g1), before);
-    // The next node removes them at once.
+    // The next node removes the rules at once.
     let node = up(&g1, &["--role", "gateway", "--server", "10.88.0.100:80", LED[0], LED[1], LED[2]]);
     kill_node(node);
     let _node = up(&g1, &["--role", "gateway", "--server", "10.88.0.100:80"]);

@@ -216,7 +216,7 @@ fn nothing_leaves_by_another_way(lab: &Lab) {
     let direct = format!("http://{}/", c2.address());
     c1.connect((c2.address(), 80)).unwrap();
     neighbour.accept().unwrap();
-    // Everything of the machine that is no laneway.
+    // Counts all packets of the machine except laneway's own.
     let counter = "table inet leak {\nchain output { type filter hook output priority 0;\n\
          oifname \"lo\" accept\ntcp dport 7420 accept\ntcp sport 7420 accept\nudp dport 7420 accept\nudp sport 7420 accept\n\
          meta l4proto { tcp, udp, icmp } counter name leaked\n}\ncounter leaked { }\n}\n";

@@ -7,7 +7,7 @@ pub(super) const CASES: &[Case] = &[(
     a_systemd_service_is_installed_started_stopped_and_removed,
 )];
 
-/// Directories of its own in place of those that the commands write to. `step` prints a title, what a command says and its
+/// Own directories in place of those that the commands write to. `step` prints a title, what a command says and its
 /// exit code.
 const MACHINE: &str = r#"set -eu
 for place in /etc/systemd/system /var/lib /opt /home; do mkdir -p $place; mount -t tmpfs tmpfs $place; done

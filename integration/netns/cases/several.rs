@@ -73,13 +73,13 @@ fn version(number: u64) -> &'static [u8] {
 /// A server of one file.
 #[derive(Clone, Default)]
 struct Served {
-    /// It has another version now.
+    /// The file has another version now.
     has_changed: Arc<AtomicBool>,
-    /// It sends the whole whatever it is asked for.
+    /// The server sends the whole file whatever it is asked for.
     ignores_ranges: bool,
-    /// It does not say that it sends parts.
+    /// The server does not say that it supports ranges.
     is_silent: bool,
-    /// It sends no more than the beginning yet.
+    /// The server sends no more than the beginning yet.
     waits: Arc<AtomicBool>,
     /// The bytes of bodies that were sent, in all and to each gateway.
     sent: Arc<AtomicU64>,
@@ -289,7 +289,7 @@ fn content_that_changes_meanwhile_is_never_spliced_in(lab: &Lab) {
     });
     served.has_changed.store(true, Relaxed);
     let output = running.finish(PATIENCE * 3);
-    // It may be complete if the gateways that had begun before had all of it.
+    // The file may be complete if the gateways that had begun before had all of it.
     let is_whole = output.stdout.len() == LENGTH;
     assert_eq!(output.status.success(), is_whole, "{output}");
     assert!(version(1).starts_with(&output.stdout), "other content was spliced in");
@@ -333,7 +333,7 @@ fn machines_that_ask_at_the_same_time_get_a_file_that_crosses_the_line_once(lab:
     assert!(sent < (LENGTH + 4 * MIB) as u64, "{sent} bytes were sent");
 }
 
-/// The one before it, whose download comes over both gateways by then, goes on over the other one.
+/// The earlier machine, whose download comes over both gateways by then, goes on over the other gateway.
 fn machines_that_ask_later_have_the_line_of_their_gateway_for_themselves(lab: &Lab) {
     let served = Served::default();
     let web = served.web(lab);
@@ -355,7 +355,7 @@ fn machines_that_ask_later_have_the_line_of_their_gateway_for_themselves(lab: &L
     assert!(most.is_some_and(|most| *most < LENGTH + 8 * MIB), "{sent_to:?}");
 }
 
-/// Another gateway would fetch the whole and give parts of it.
+/// Another gateway would fetch the whole file to give parts of it.
 fn a_file_of_a_server_that_does_not_say_that_it_has_ranges_crosses_one_line(lab: &Lab) {
     let served = Served { is_silent: true, ignores_ranges: true, ..Served::default() };
     let web = served.web(lab);

@@ -94,7 +94,7 @@ fn a_gateway_sends_datagrams_whole_or_not_at_all(lab: &Lab) {
     assert!(metrics.contains("udp_dropped_total{reason=\"too-long\"} 2"), "{metrics}");
 }
 
-/// The server answers only once it has everything. For longer than anything was ever given up, nothing comes through to it.
+/// The server answers only once it has everything. For longer than anything took to be given up, nothing reaches it.
 fn an_upload_outlives_an_outage(lab: &Lab) {
     const LENGTH: usize = 16 << 20;
     let _web = lab.web(who);

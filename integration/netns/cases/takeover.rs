@@ -50,8 +50,8 @@ fn status(host: &Host) -> Snapshot {
     serde_json::from_str(&output.text()).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
-/// The states in which a host sees the gateways: each address with its state.
-/// Each known gateway by its IPv4 address, whichever of its addresses the link goes to, and its state.
+/// The states in which a host sees the gateways: the IPv4 address of each known gateway, whichever of its
+/// addresses the link goes to, with its state.
 fn states(seen: &Snapshot) -> Vec<(String, String)> {
     let of = |gateway: &GatewaySeen| {
         let mut addresses = [&gateway.address].into_iter().chain(&gateway.other_addresses);
@@ -127,7 +127,7 @@ fn a_client_only_and_a_removed_member_cannot_take_the_role_from_the_active_gatew
             dropped(&status(&g1), reasons[0]) > dropped(&at_gateway, reasons[0])
         });
     }
-    // It is the active gateway to itself and to everybody, also after all that was said has expired.
+    // The victim stays active to itself and to everybody, even after all announcements have expired.
     let end = Instant::now() + Duration::from_secs(4);
     while Instant::now() < end {
         assert_eq!(states(&status(&c1)), only("10.77.0.21", "active"));
@@ -261,7 +261,7 @@ fn a_recording_of_a_gateway_that_is_gone_does_not_hold_the_role(lab: &Lab) {
                 // More often than a node listens before it takes a vacant role.
                 thread::sleep(Duration::from_millis(400));
             };
-            // The rest of the recording is for a node that hears it, however long that takes to start.
+            // The rest of the recording is for the node, however long that takes to start and hear it.
             while !ready.load(Relaxed) {
                 send(&recording[0]);
             }

@@ -148,7 +148,7 @@ fn a_name_that_is_tried_from_a_gateway(lab: &Lab) {
     assert!(diagnosis.said("request").contains("web.lab:80"), "{}", diagnosis.text);
     let hint = diagnosis.hint("request");
     assert!(hint.contains("'ip route'") && !hint.contains("ip route get web.lab"), "{hint}");
-    // This node has none.
+    // This node has no `--server`.
     assert!(!diagnosis.text.contains("correct this machine's --server"), "{}", diagnosis.text);
     assert!(diagnosis.text.contains("servers none"), "{}", diagnosis.text);
 }
@@ -175,7 +175,7 @@ fn a_firewall_that_was_started_a_moment_ago(lab: &Lab) {
     let _node = group.client(&c1, &[]);
     for (rules, words) in [
         ("udp dport 7420 drop", "hears nothing from it"),
-        // The answers to what this machine asks pass.
+        // Answers to this machine's own queries pass.
         ("ct state established,related accept\nmeta l4proto udp drop", "7420"),
         ("meta l4proto udp drop", "the node that runs here still has its link to g1"),
     ] {
@@ -193,14 +193,14 @@ fn a_firewall_that_was_started_a_moment_ago(lab: &Lab) {
     }
 }
 
-/// Nobody uses it, so it learns nothing.
+/// Nobody uses the standby, so it learns nothing.
 fn a_standby_whose_uplink_died_a_moment_ago(lab: &Lab) {
     let _web = lab.web(who);
     let g1 = lab.gateway("g1");
     init(&g1);
     let _node = up(&g1, &["--role", "gateway"]);
     wait_until("it to be a gateway", || status(&g1).node.state.is_some());
-    // It knows no server to send a request to, which is nothing to be told each time.
+    // The doctor knows no server to send a request to, which need not be said each time.
     let diagnosis = diagnose(&g1, &[]);
     assert!(!diagnosis.layers("skipped").contains(&"request"), "{}", diagnosis.text);
     g1.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/"]).success();
@@ -390,7 +390,7 @@ fn a_gateway_with_an_address_that_accepts_no_links(lab: &Lab) {
     for words in ["g2 at 10.77.0.22:7420: TLS 1.3", "cannot connect to 10.66.0.22:7420"] {
         assert!(diagnosis.text.contains(words), "{words}: {}", diagnosis.text);
     }
-    // With none that does, it is one fault.
+    // If none of its addresses does, that is one fault.
     g2.filter("tcp dport 7420 reject with tcp reset");
     let diagnosis = diagnose(&g1, &[]);
     blames(

@@ -47,7 +47,7 @@ const URL: &str = "http://10.88.0.100/";
 const LOST: &str = "servers reach=\"unreachable\"";
 /// How long a node may take to notice something and to say so.
 const NOTICED: Duration = Duration::from_secs(20);
-/// Dials take as long as clients wait for them at most, so that only another gateway can help.
+/// A dial may take as long as clients wait for it, so that only another gateway can help.
 const PATIENT: [&str; 2] = ["--connect-timeout", "25"];
 
 /// From now on the server's machine gets nothing from this gateway, and nobody says so.
@@ -95,7 +95,7 @@ fn a_silent_uplink_to_anywhere_costs_no_request(lab: &Lab) {
     assert!(!open.nodes[1 - serving].log().contains("the way out is lost"));
 }
 
-/// It proves its way out all the time: by another port of the server.
+/// The gateway proves its way out all the time, by another port of the server.
 fn one_port_that_vanishes_costs_no_request(lab: &Lab) {
     let _web = lab.web(who);
     let _proof = lab.serve(81, |_, _| Ok(()));
@@ -156,7 +156,7 @@ fn an_idle_connection_costs_no_request(lab: &Lab) {
     let _web: Server = lab.serve(80, |_, stream| answer_all(&stream));
     let _proof = lab.serve(81, |_, _| Ok(()));
     let (g1, g2, client) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
-    // It does not withdraw: only the connection itself can tell.
+    // The gateway does not withdraw: only the connection itself shows the fault.
     let options = ["--role", "gateway", "--server", "10.88.0.100:81", "--allow", "*"];
     let (_nodes, mut node) = three(&[&g1, &g2], &client, &options);
     node.wait_for_line("standby link up", NOTICED);
@@ -172,7 +172,7 @@ fn an_idle_connection_costs_no_request(lab: &Lab) {
     assert_eq!(ask(), [&g1, &g2][1 - serving].addresses()[1].to_string());
 }
 
-/// The server has it, and its answer cannot come any more.
+/// The server has the request, but its answer can no longer come.
 fn a_request_that_waits_is_sent_again(lab: &Lab) {
     let gate = Arc::new(Gate::default());
     let web = {
@@ -191,7 +191,7 @@ fn a_request_that_waits_is_sent_again(lab: &Lab) {
     let waiting = open.client.spawn(curl);
     wait_until("the server to have the request", || web.asked("/slow").len() == 1);
     silence(lab, &open.gateways[serving]);
-    // Another request finds it out.
+    // Another request reveals the fault.
     assert_eq!(open.serving(), 1 - serving);
     open.nodes[serving].wait_for_line("the way out is lost", NOTICED);
     let text = waiting.finish(START * 3).success().text();
@@ -199,7 +199,7 @@ fn a_request_that_waits_is_sent_again(lab: &Lab) {
     gate.open();
 }
 
-/// The rest of it is asked for there once the gateway has withdrawn.
+/// The rest of the download is asked for there once the first gateway has withdrawn.
 fn a_download_goes_on_over_the_other_gateway(lab: &Lab) {
     let _origin = lab.origin();
     // A cache would have fetched all of it before.
@@ -210,7 +210,7 @@ fn a_download_goes_on_over_the_other_gateway(lab: &Lab) {
     let download = open.client.spawn(curl);
     wait_until("the download to run", || download.printed() > 1 << 20);
     silence(lab, &open.gateways[serving]);
-    // Another request finds it out.
+    // Another request reveals the fault.
     open.client.curl(&[&HTTP[..], &[URL]].concat()).success();
     let whole = download.finish(START * 6).success();
     assert_eq!(sha256(&whole.stdout), big().sha256);
@@ -225,7 +225,7 @@ fn a_gateways_own_software_goes_over_the_other_one(lab: &Lab) {
     all_at_once(&own.host, other.outside());
 }
 
-/// It stays a gateway, since it proves its way out all the time: by another port of the server.
+/// The node stays a gateway, since it proves its way out all the time by another port of the server.
 fn one_port_that_vanishes_costs_own_software_no_request(lab: &Lab) {
     let _web = lab.web(who);
     let _proof = lab.serve(81, |_, _| Ok(()));

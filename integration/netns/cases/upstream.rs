@@ -109,12 +109,12 @@ fn a_proxy_that_rejects_the_login_is_not_used(lab: &Lab) {
     assert_eq!(answer.text(), "10.88.0.100 /x");
 }
 
-/// It probes no destination, so its clients' connections show it. Each app gets the reason.
+/// The gateway probes no destination, so its clients' connections reveal the fault. Each app gets the reason.
 fn a_gateway_for_any_destination_withdraws_while_its_proxy_rejects_the_login(lab: &Lab) {
     let (_squid, _dante, _origin) = (lab.squid(), lab.dante(), lab.origin());
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let code = init(&g1);
-    // One has a login that is wrong, the other one has none.
+    // One gateway has a wrong login, the other has none.
     for (at, reason) in [
         (format!("http://gate:wrong@{SQUID}"), ["it does not accept the login", "does not take its login"]),
         (format!("socks5://{DANTE}"), ["it requires a login", "requires a login: on the gateway, give it"]),

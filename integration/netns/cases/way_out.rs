@@ -43,7 +43,7 @@ impl Open {
         Self::start_with(lab, &[], options)
     }
 
-    /// The same with additional options for the gateways, and for the client.
+    /// As `start`, with additional options for the gateways, and for the client.
     pub(super) fn start_with(lab: &Lab, gateway: &[&str], options: &[&str]) -> Self {
         let (g1, g2, client) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
         let code = init(&g1);
@@ -97,7 +97,7 @@ fn the_standby_replaces_a_gateway_that_lost_it(lab: &Lab) {
     let mut open = Open::start(lab, &[]);
     let serving = open.serving();
     open.nodes[serving].wait_for_line("the way out is proved", NOTICED);
-    // Its cable is cut: the interface has gone, and the network with it.
+    // The gateway's cable is cut: the interface has gone, and the network with it.
     open.gateways[serving].ip("link set out down");
     for _ in 0..3 {
         let (status, body) = open.get(URL);
@@ -106,7 +106,7 @@ fn the_standby_replaces_a_gateway_that_lost_it(lab: &Lab) {
     open.nodes[serving].wait_for_line("the way out is lost", NOTICED);
     let list = laneway(&open.client, &["discover"]).success().text();
     assert!(list.contains("withdrawn"), "{list}");
-    // It offers itself again once it reaches the same server.
+    // The gateway offers itself again once it reaches the same server.
     open.gateways[serving].ip("link set out up");
     open.nodes[serving].wait_for_line("a way out is there again", NOTICED);
 }
@@ -182,7 +182,7 @@ fn a_probe_sees_through_a_captive_portal(lab: &Lab) {
     wait_until("the portal to be passed", || get(&client, URL).0 == 204);
 }
 
-/// What it could reach, its clients reach themselves. So they wait for another gateway, for as long as `--hold` says.
+/// Its clients reach everything that it reaches themselves, so they wait for another gateway, for as long as `--hold` says.
 fn a_machine_with_one_network(lab: &Lab) {
     let _web = lab.web(who);
     let (g1, c1, c2) = (lab.gateway("g1"), lab.client("c1"), lab.client("c2"));
@@ -192,7 +192,7 @@ fn a_machine_with_one_network(lab: &Lab) {
     let mut useless = up(&c2, &["--role", "gateway"]);
     let none = "this machine has no way out";
     useless.wait_for_line(none, NOTICED);
-    // With a route it may serve.
+    // With a route, the machine may serve.
     c2.ip("route add default via 10.77.0.21");
     useless.wait_for_line("a way out is there again", NOTICED);
     wait_until("it to stand by", || {

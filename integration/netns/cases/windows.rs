@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use std::path::Path;
 use std::time::Duration;
 
-/// They need a Windows program, so that they run only when it was built.
+/// These trials need a Windows program, so they run only when it was built.
 pub(super) const CASES: &[Case] = &[
     (
         "windows::a_windows_client_downloads_through_a_linux_gateway",

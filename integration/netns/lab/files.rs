@@ -54,8 +54,8 @@ impl Files {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// The content of one file. On a busy machine it takes seconds to make: before it is asked for, so that the server answers at
-    /// once, and nobody loses patience with a request that is to be shared.
+    /// The content of one file. Making it takes seconds on a busy machine, so call this before it is asked for: then the server
+    /// answers at once, and nobody loses patience with a request that is to be shared.
     pub(crate) fn content(&self, number: u64) -> Arc<Vec<u8>> {
         self.made.content(number)
     }

@@ -37,7 +37,7 @@ impl Lab {
         self.fleet_with(count, options, &[])
     }
 
-    /// The same, with additional options for the client.
+    /// As [`Lab::fleet`], with additional options for the client.
     pub(crate) fn fleet_with(&self, count: usize, options: &[&str], client_options: &[&str]) -> Fleet {
         let client = self.client("c1");
         let hosts: Vec<_> = (1..=count).map(|number| self.gateway(&format!("g{number}"))).collect();

@@ -20,7 +20,7 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// The name of its network namespace, as `ip netns` knows it.
     namespace: String,
-    /// One for each interface, the LAN first.
+    /// Its addresses, the LAN's first.
     addresses: Vec<Ipv4Addr>,
     directory: PathBuf,
     /// The number of programs that were started here.
@@ -59,7 +59,7 @@ impl Host {
         self.addresses[0]
     }
 
-    /// One for each interface, the LAN first.
+    /// Its addresses, the LAN's first.
     pub(crate) fn addresses(&self) -> &[Ipv4Addr] {
         &self.addresses
     }
@@ -219,7 +219,7 @@ impl Host {
         self.rules("trial", "input", rules);
     }
 
-    /// The same for packets that leave.
+    /// As [`Host::filter`], for outgoing packets.
     pub(crate) fn swallow(&self, rules: &str) {
         self.rules("lost", "output", rules);
     }

@@ -47,7 +47,7 @@ impl Manner {
         [Self::Refuses, Self::Resets, Self::Drops, Self::Ignores, Self::Garbles, Self::Alternates];
 }
 
-/// Starts one on this host, which is a member.
+/// Starts a lying gateway on this host, which is a member.
 pub(crate) fn start(host: &Host, manner: Manner) -> Process {
     let mut command = host.command(env::current_exe().unwrap().to_str().unwrap());
     command.arg(MODE).arg(state(host)).arg(host.address().to_string()).arg(format!("{manner:?}"));
@@ -61,7 +61,7 @@ pub(crate) fn asked(process: &Process) -> usize {
     process.log().matches("asked").count()
 }
 
-/// Runs one if the arguments say so, until it is killed.
+/// Runs a lying gateway if the arguments say so, until it is killed.
 pub(crate) fn run() -> Option<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [mode, state, address, manner] = &arguments[..] else { return None };
@@ -82,7 +82,7 @@ pub(crate) fn run() -> Option<ExitCode> {
         let (mut stream, config) = (stream.unwrap(), Arc::clone(&config));
         thread::spawn(move || {
             let mut connection = rustls::ServerConnection::new(config).unwrap();
-            // It ends with the link.
+            // Serving ends with the link.
             let _ = serve(&mut rustls::Stream::new(&mut connection, &mut stream), manner);
         });
     }

@@ -1,6 +1,6 @@
 //! A member that is asked for pieces of bodies and sends anything else, as a process of its own: this test program with other
-//! arguments. Beside it an honest node of the same host gets the files, says that it has them, and keeps its link to the gateway;
-//! rules of the host lead what is asked of that node to this process.
+//! arguments. Beside it an honest node of the same host gets the files, says that it has them, and keeps its link to the
+//! gateway; rules of the host redirect that node's requests to this process.
 
 use super::Host;
 use super::group::{START, state};
@@ -30,12 +30,12 @@ use std::time::Duration;
 const MODE: &str = "lying-member";
 /// The port to which requests are led.
 const PORT: u16 = 7421;
-/// How long it takes for each byte where it is slow.
+/// How long each byte takes where the liar is slow.
 const SLOW: Duration = Duration::from_millis(200);
 /// The longest payload of a frame (RFC 9113 §4.2).
 const FRAME: usize = 16 * 1024;
 
-/// What it answers.
+/// What the liar answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
     /// The piece, with one bit flipped.
@@ -86,14 +86,14 @@ impl Manner {
         Self::Alternates,
     ];
 
-    /// Whether what it sends is noticed to be wrong, and not only to be missing.
+    /// Whether what it sends is noticed as wrong, not only as missing.
     pub(crate) fn is_wrong(self) -> bool {
         use Manner::{Alternates, Empties, Flips, Garbles, Lengthens, Shortens, Swaps};
         matches!(self, Alternates | Flips | Swaps | Garbles | Empties | Shortens | Lengthens)
     }
 }
 
-/// Starts one on this host, whose node runs. It answers each client in its own manner.
+/// Starts a lying member on this host, whose node runs. It answers each client in its own manner.
 pub(crate) fn start(host: &Host, manners: &[(&Host, Manner)]) -> Process {
     let mut command = host.command(env::current_exe().unwrap().to_str().unwrap());
     command.arg(MODE).arg(state(host));
@@ -115,7 +115,7 @@ pub(crate) fn asked(process: &Process, client: &Host) -> usize {
     process.log().lines().filter(|other| **other == line).count()
 }
 
-/// Runs one if the arguments say so, until it is killed.
+/// Runs a lying member if the arguments say so, until it is killed.
 pub(crate) fn run() -> Option<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [mode, state, manners @ ..] = &arguments[..] else { return None };
@@ -142,7 +142,7 @@ pub(crate) fn run() -> Option<ExitCode> {
         thread::spawn(move || {
             let connection = rustls::ServerConnection::new(config).unwrap();
             let tls = rustls::StreamOwned::new(connection, stream);
-            // It ends with the link.
+            // Serving ends with the link.
             let _ = Serving { tls, client, manner, pieces, turn: 0, trickling: Vec::new() }.run();
         });
     }
@@ -212,7 +212,7 @@ impl Serving {
         let hash = path.rsplit('/').next().unwrap_or_default();
         let pieces = Arc::clone(&self.pieces);
         let piece = pieces.iter().find(|(name, _)| name == hash).map(|(_, piece)| piece.clone());
-        // It is one that the honest node has got.
+        // The honest node's piece, or else noise.
         let piece = piece.unwrap_or_else(|| noise(1, usize::try_from(PIECE).unwrap()));
         let manner = match self.manner {
             Manner::Alternates => Manner::ALL[self.turn % (Manner::ALL.len() - 1)],

@@ -104,7 +104,7 @@ impl Lab {
             user.display()
         );
         let file = self.write("sshd.conf", configuration);
-        // It executes itself for each connection, and so needs its full path.
+        // sshd executes itself for each connection, and so needs its full path.
         let mut sshd =
             self.server.command(programs::find("sshd").expect("it was looked for").to_str().unwrap());
         sshd.args(["-D", "-e", "-f"]).arg(file);

@@ -4,17 +4,17 @@ use super::process::Process;
 use super::{Lab, wait_until};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The user of both.
+/// The user of both proxies.
 pub(crate) const USER: &str = "gate";
 /// Its password: in clear, as a crypt(3) hash, and as written in the URL of a proxy.
 pub(crate) const PASSWORD: &str = "pa:ss";
 const CRYPTED: &str = "$1$laneway$piZOsHhwbP2TzLC2Jh0aJ1";
 pub(crate) const WRITTEN: &str = "gate:pa%3Ass";
 
-/// A name of s1 that only they can resolve.
+/// A name of s1 that only the proxies can resolve.
 pub(crate) const NAME: &str = "files.lab";
 
-/// Where they listen.
+/// Where the proxies listen.
 pub(crate) const SQUID: &str = "10.88.0.100:3128";
 pub(crate) const DANTE: &str = "10.88.0.100:1080";
 

@@ -60,7 +60,7 @@ impl Lab {
         self.serve_at(SocketAddr::from((self.server.address(), port)), serve)
     }
 
-    /// The same on another host: s1 with a second address.
+    /// As [`Lab::serve`], on another host: s1 with a second address.
     pub(crate) fn second(
         &self,
         address: Ipv4Addr,

@@ -16,7 +16,7 @@ const PROGRAM: &str = "LANEWAY_WINDOWS_PROGRAM";
 /// The variable with the path of a Wine prefix to copy.
 const PREFIX: &str = "LANEWAY_WINE_PREFIX";
 
-/// Interval between two looks at whether Wine has ended.
+/// Interval between two checks of whether Wine has ended.
 const POLL: Duration = Duration::from_millis(20);
 /// How long Wine may take to end its programs.
 const END: Duration = Duration::from_secs(10);

@@ -147,7 +147,7 @@ pub(super) fn killed_at_random(lab: &Lab, report: &mut Report) {
                 false => ended += 1,
             }
         }
-        // What crashed must not have left anything that is wrong.
+        // A crash must not have left anything wrong.
         if rounds % 5 == 0 {
             let number = 10 + rounds % 2;
             let _ = laneway(&fleet.gateways[0].host, &["cache", "rm", &format!("/f/{number}")]);

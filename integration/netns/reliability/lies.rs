@@ -23,7 +23,7 @@ const NAMED: usize = 100_000;
 const SHARED: usize = 4 * MIB + 300_000;
 /// How many stored files are flipped in turn.
 const STORED: usize = 32;
-/// What does not take a client's time.
+/// The manners that do not take a client's time.
 const QUICK: [Manner; 10] = [
     Manner::Flips,
     Manner::Swaps,
@@ -99,9 +99,9 @@ fn wrong(number: usize) -> Vec<u8> {
         3 => ok(&[&right[..], b"x"].concat()),
         4 => ok(b""),
         5 => ok(&named(number + 1)),
-        // It breaks off.
+        // The response breaks off.
         6 => answer("200 OK", "", all, &right[..all - 1]),
-        // It says that it is a part, or something else that tools take for a success.
+        // The status says that it is a part, or something else that tools take for a success.
         7 => answer(
             "206 Partial Content",
             &format!("Content-Range: bytes 0-{}/{all}\r\n", all - 1),
@@ -120,7 +120,7 @@ fn wrong(number: usize) -> Vec<u8> {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Got {
     /// A whole response with status 200.
@@ -180,7 +180,7 @@ fn unchunked(mut chunks: &[u8]) -> Option<Vec<u8>> {
 struct Count {
     offered: usize,
     complete: usize,
-    /// How often the right file did not come afterwards, although it was there.
+    /// How often the right file did not come afterwards, although the server had it.
     missing: usize,
 }
 
@@ -224,7 +224,7 @@ fn servers(client: &Host, count: usize) -> Count {
             Got::Nothing => {}
             got => counted.complete += usize::from(got != right),
         }
-        // Every so often, because that costs more than everything else.
+        // Only now and then, because this costs more than everything else.
         if number % 8 == 0 {
             counted.missing += usize::from(file("right") != right);
         }
@@ -253,7 +253,7 @@ fn disks(gateway: &Host, client: &Host, count: usize) -> Count {
         }
         for number in 0..STORED {
             match get(client, &url(number)) {
-                // What is noticed in the middle is cut off, and right when it is asked for again.
+                // A file whose fault is noticed in the middle is cut off, and right when it is asked for again.
                 Got::Nothing => {
                     counted.missing += usize::from(get(client, &url(number)) != Got::Whole(named(number)));
                 }
@@ -278,7 +278,7 @@ fn files(cache: &PathBuf) -> Vec<PathBuf> {
     all
 }
 
-/// Each client has a liar of its own kind. They are the same host, which leaves its node to get the files first.
+/// Each client has a liar of its own kind. All liars are on one host, whose node gets the files first.
 fn members(hosts: &[Host], nodes: &mut [Process], count: usize) -> Count {
     let (liar, clients) = hosts.split_first().unwrap();
     let mut counted = Count::default();
@@ -313,7 +313,7 @@ fn members(hosts: &[Host], nodes: &mut [Process], count: usize) -> Count {
         if counted.offered >= count {
             break;
         }
-        // They forget what they have and whom they leave alone.
+        // The clients forget what they have and whom they leave alone.
         for (client, node) in clients.iter().zip(&mut nodes[1..]) {
             node.signal(Signal::SIGKILL);
             node.wait(PATIENCE);

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 /// Downloads a file, and prints its hash.
 fn start(host: &Host, number: u64) -> Process {
     let mut shell = host.command("bash");
-    // It hashes three times as fast as sha256sum.
+    // openssl hashes three times as fast as sha256sum.
     let code = r#"set -o pipefail
 curl --silent --show-error --proxy http://127.0.0.1:1080 "$0" | openssl dgst -sha256 -r"#;
     shell.args(["-c", code, &format!("http://10.88.0.100/f/{number}")]);

@@ -39,7 +39,7 @@ pub(crate) struct Line {
     pub(crate) short: Option<f64>,
 }
 
-/// All of them.
+/// All lines.
 pub(crate) const LINES: &[Line] = &[
     Line { name: "01_idle_tunnels", measure: idle::idle_tunnels, short: Some(0.01) },
     Line { name: "02_killed_under_load", measure: takeover::killed_under_load, short: Some(0.05) },

@@ -109,7 +109,7 @@ fn little_memory(lab: &Lab, report: &mut Report) {
 struct Memory(PathBuf);
 
 impl Memory {
-    /// For programs that are started on this host; `None` when it cannot be made.
+    /// A cgroup for programs that are started on this host; `None` when it cannot be made.
     fn confine(host: &Host) -> Option<Memory> {
         let (one, two) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
         let (root, limit) = if one.exists() { (one, "memory.limit_in_bytes") } else { (two, "memory.max") };
@@ -120,7 +120,7 @@ impl Memory {
         Some(group)
     }
 
-    /// In bytes.
+    /// The most that was used in it, in bytes.
     fn most(&self) -> u64 {
         let most =
             ["memory.max_usage_in_bytes", "memory.peak"].map(|name| fs::read_to_string(self.0.join(name)));

@@ -40,7 +40,7 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Starts them. They accept connections when this returns.
+    /// Starts the servers. They accept connections when this returns.
     pub(super) fn start(lab: &Lab) -> Servers {
         let listeners = [ECHO, ENDLESS, CONTENT, TRICKLE, PILE, LEDGER].map(|port| {
             let address = SocketAddr::from((lab.server.address(), port));

@@ -99,8 +99,8 @@ pub(super) fn soak(lab: &Lab, report: &mut Report) {
     );
 }
 
-/// What the process uses at the end of `time`, but the least memory it used meanwhile: buffers come and go by 1.5 MiB
-/// with the requests of the moment, a leak stays.
+/// What the process uses at the end of `time`, but with the least memory it used meanwhile: 1.5 MiB of
+/// buffers come and go with the requests of the moment, a leak stays.
 fn least(process: u32, time: Duration) -> Usage {
     let until = Instant::now() + time;
     let mut least = Usage::of(process);

@@ -13,7 +13,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Of the process with this id.
+    /// The usage of the process with this id.
     ///
     /// # Panics
     /// When it has ended.

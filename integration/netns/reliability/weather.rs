@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// Makes the LAN interface of the client, or of the gateway, a bad one.
 type Spoil = fn(&Lab, &Host, &Host) -> Option<Process>;
 
-/// Each with the part of the bytes that it gets, as one in so many: with 20% loss TCP carries a third of a Mbit/s.
+/// Each network with the fraction of the bytes that it gets, as one in so many: with 20% loss TCP carries a third of a Mbit/s.
 const NETWORKS: [(&str, usize, Spoil); 6] = [
     ("5% loss", 1, |_, client, gateway| lose(client, gateway, "numgen random mod 100 < 5")),
     ("20% loss", 100, |_, client, gateway| lose(client, gateway, "numgen random mod 100 < 20")),

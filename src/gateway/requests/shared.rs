@@ -290,8 +290,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Whether the server sends the whole file in place of this part, for a client that gets parts over other gateways, too. It is
-    /// answered with the whole, so that it asks for no more parts here.
+    /// Whether the server sends the whole file in place of this part, to a client that also gets parts over other gateways. The
+    /// answer is the whole then, so that the client asks for no more parts here.
     fn wants_whole(&self, request: &RequestHead, body: &Growing) -> bool {
         self.is_part && partial::wanted(request) == Wanted::Other && body.is_whole()
     }

@@ -38,7 +38,7 @@ impl Speed {
         self.last = now;
     }
 
-    /// Whether a body of which the bytes up to `end` have arrived is expected to reach `offset` within this time.
+    /// Whether a body that has arrived up to `end` is expected to reach `offset` within this time.
     pub(super) fn reaches(&self, end: u64, offset: u64, within: Duration) -> bool {
         let measured = self.before.0.elapsed();
         if offset <= end || measured < WINDOW {

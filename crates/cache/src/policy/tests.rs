@@ -284,7 +284,7 @@ fn a_304_replaces_fields_but_not_those_of_the_body() {
     assert!(freshened("ETag: \"b\"\r\n").is_none());
 }
 
-/// The age counted from the Date of the response that was stored first, so that it was never fresh again (RFC 9110 §6.6.1).
+/// The age was counted from the Date of the response stored first, so that it was never fresh again (RFC 9110 §6.6.1).
 #[test]
 fn a_304_without_a_date_is_of_the_time_at_which_it_came() {
     let later = Times { requested: at(NOW + 500), received: at(NOW + 500) };
@@ -293,7 +293,7 @@ fn a_304_without_a_date_is_of_the_time_at_which_it_came() {
     assert_eq!(age(&fresh, at(NOW + 510)), Some(Duration::from_secs(10)));
 }
 
-/// Whoever asked next got the cookie of the one for whom the response was validated.
+/// The next one to ask got the cookie of the one for whom the response was validated.
 #[test]
 fn what_is_not_for_everybody_freshens_nothing() {
     let old = stored("ETag: \"a\"\r\nCache-Control: max-age=60\r\n");
@@ -312,7 +312,7 @@ fn what_is_not_for_everybody_freshens_nothing() {
     }
 }
 
-/// RFC 9111 §4.1. A response on which a field had no bearing before was used whatever that field said.
+/// RFC 9111 §4.1. A response that had not depended on a field before was used whatever that field said.
 #[test]
 fn a_304_says_anew_what_selects_the_response() {
     let asked = request("GET", "Accept: a\r\nAccept-Language: de\r\n");
@@ -403,7 +403,7 @@ fn a_request_for_a_very_long_path_has_no_key() {
     assert!(of(LONGEST).is_some() && of(LONGEST + 1).is_none());
 }
 
-/// Whoever controls one server must not store answers for another one.
+/// The owner of one server must not store answers for another.
 #[test]
 fn a_request_for_another_host_than_the_one_it_is_sent_to_has_no_key() {
     let of = |host: &str, target: &str| {

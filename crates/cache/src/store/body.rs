@@ -19,7 +19,7 @@ pub struct Body(Content);
 /// Where it is.
 #[derive(Debug)]
 enum Content {
-    /// These parts of it in a file, in which it begins at this offset.
+    /// These parts of the body in a file, in which the body begins at this offset.
     File(File, u64, Vec<BodyPart>),
     /// All of it in memory.
     Memory(Bytes),
@@ -38,7 +38,7 @@ impl Body {
         Ok(Self(Content::File(file, start, stored.parts.clone())))
     }
 
-    /// One that was not written yet.
+    /// A body that is not written yet.
     pub(super) fn in_memory(bytes: Bytes) -> Self {
         Self(Content::Memory(bytes))
     }
@@ -103,7 +103,7 @@ impl Body {
     }
 }
 
-/// The same of any file in which the body begins at `base`, and whose `parts` are known.
+/// As [`Body::read_into`], for any file in which the body begins at `base`, and whose `parts` are known.
 pub(crate) fn read_into(
     (file, base): (&File, u64),
     parts: &[BodyPart],
@@ -177,12 +177,12 @@ fn as_index(at: u64) -> io::Result<usize> {
     usize::try_from(at).map_err(io::Error::other)
 }
 
-/// The same of any file whose `parts` are known, at most `most` blocks, in memory of its own.
+/// Reads at most `most` blocks of any file whose `parts` are known, into new memory.
 fn read(file: &File, parts: &[BodyPart], range: (u64, u64), most: u64) -> io::Result<Bytes> {
     read_from((file, 0), parts, range, most)
 }
 
-/// The same of a file in which the body begins at `base`.
+/// As `read`, for a file in which the body begins at `base`.
 fn read_from(
     (file, base): (&File, u64),
     parts: &[BodyPart],

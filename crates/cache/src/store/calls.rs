@@ -13,13 +13,14 @@ use tokio::time::{Instant, timeout};
 use super::Store;
 pub use super::disk::{is_hung, says_nothing};
 
-/// How long the disk may take before whoever asks goes on without it.
+/// How long a caller waits for the disk before it goes on without it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same for what nothing else can go on with.
+/// How long a caller waits that cannot go on without it.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
-/// A wait that ends so much late says nothing of the disk: the whole process stood still (SIGSTOP, a suspended machine).
+/// A wait that ends this much too late says nothing about the disk: the whole process stood still (SIGSTOP, a suspended
+/// machine).
 const STOOD_STILL: Duration = Duration::from_millis(500);
-/// How long what a command asks for may take.
+/// How long the work for a command may take.
 const COMMAND: Duration = Duration::from_secs(10);
 
 /// How long to wait for the next bytes of a body: an app gets the rest elsewhere only if that `can_go_on`.
@@ -33,13 +34,13 @@ fn hung() -> io::Error {
 }
 
 impl Store {
-    /// Whether the disk hangs: then nothing is stored, or used of what is stored.
+    /// Whether the disk hangs: then nothing is stored, and nothing stored is used.
     #[must_use]
     pub fn is_hung(&self) -> bool {
         self.disk.is_hung()
     }
 
-    /// Runs `work` on a thread of the store, a call to the disk that takes less than a second. Whoever waits for that may be left
+    /// Runs `work` on a thread of the store, a call to the disk that takes less than a second. The returned future may be left
     /// unpolled meanwhile.
     ///
     /// # Errors
@@ -51,7 +52,7 @@ impl Store {
         self.prepared(|| (), move |store, ()| work(store)).await
     }
 
-    /// The same with what is made by `prepare`, as for [`Store::blocking_with`].
+    /// As [`Store::blocking`], with what `prepare` makes, as in [`Store::blocking_with`].
     ///
     /// # Errors
     /// Those of [`Store::blocking`].
@@ -66,9 +67,9 @@ impl Store {
         }
     }
 
-    /// The same for what goes on with something that has begun: it is tried although the disk hangs, for as long as `patience`.
-    /// `prepare` makes what it needs on the thread of the caller once it is the caller's turn: memory that is taken and returned on one
-    /// thread is free at once, and not when the other thread takes memory again.
+    /// As [`Store::blocking`], for work that continues something begun: it is tried for as long as `patience` even if the disk
+    /// hangs. `prepare` makes what the work needs, on the caller's thread, once it is the caller's turn: memory that is taken
+    /// and returned on one thread is free at once, not only when the other thread takes memory again.
     ///
     /// # Errors
     /// Those of [`Store::blocking`].
@@ -85,7 +86,7 @@ impl Store {
         self.run(patience, prepare, call).await
     }
 
-    /// The same for work of many calls to the disk that a command asks for.
+    /// As [`Store::blocking`], for the many calls to the disk that a command may need.
     ///
     /// # Errors
     /// Those of [`Store::blocking`].
@@ -112,12 +113,12 @@ impl Store {
         let begin = move |place: OwnedSemaphorePermit| {
             let (prepared, disk, (give, got)) = (prepare(), store.disk.clone(), oneshot::channel());
             disk.submit(move || {
-                // What nobody waits for any more is dropped here.
+                // A result whose caller has gone is dropped on this thread.
                 buffer_pool::keep_none();
                 let done = work(&store, prepared);
                 // Before the result, which may not be fetched for a while.
                 drop((place, store));
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = give.send(done);
             });
             got
@@ -129,13 +130,13 @@ impl Store {
                 Ok(done) => return done,
                 Err(_elapsed) if begun.elapsed() > patience + STOOD_STILL => {}
                 Err(_elapsed) if self.disk.is_hung() => return Err(hung()),
-                // It is only busy.
+                // The disk is only busy.
                 Err(_elapsed) => {}
             }
         }
     }
 
-    /// Begins something in its turn, and waits for what comes of it.
+    /// Waits for a turn, begins the work, and waits for its result.
     async fn turn<T: Send + 'static>(
         &self,
         begin: impl FnOnce(OwnedSemaphorePermit) -> oneshot::Receiver<T> + Send + 'static,
@@ -167,10 +168,10 @@ mod tests {
     use crate::stored::Stored;
     use crate::stored::tests::example;
 
-    /// The end of a step that does not come is a failure of the test.
+    /// A step that takes longer than this fails the test.
     const DEADLINE: Duration = Duration::from_secs(60);
 
-    /// This many calls to the disk, which return once the sender is dropped. Nobody waits for them.
+    /// Begins this many calls to the disk, which return once the sender is dropped. Nobody waits for them.
     fn hang(store: &Arc<Store>, calls: usize) -> Sender<()> {
         let (open, gate) = channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
@@ -233,7 +234,7 @@ mod tests {
         assert!(call.await.unwrap());
     }
 
-    /// It took all threads of each runtime, for which everything else that blocks waited, too.
+    /// It took all blocking threads of each runtime, so all other blocking work waited too.
     #[test]
     fn a_disk_that_hangs_takes_no_thread_of_a_runtime() {
         let runtime = laneway_sys::net::runtime().unwrap();

@@ -1,6 +1,6 @@
-//! The threads of a store, which wait for its disk, and whether that answers. A call to a disk that hangs does not return, as with a
-//! frozen file system, a file server that is gone, or a drive that resets itself. The threads are the store's own, so that such a disk
-//! takes none from a runtime, which other work waits for too.
+//! The threads of a store, which wait for its disk, and whether the disk answers. A call to a disk that hangs does not return,
+//! as with a frozen file system, a file server that is gone, or a drive that resets itself. The threads are the store's own, so
+//! that such a disk takes none from a runtime, which other work waits for too.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -41,7 +41,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
-    /// For those who wait for their turn, so that those who gave up are not served.
+    /// Callers wait for a permit here, so that those that gave up are not served.
     pub(super) places: Arc<Semaphore>,
     state: Mutex<State>,
     /// There is work for another thread.
@@ -54,10 +54,10 @@ struct State {
     jobs: VecDeque<(Instant, Job)>,
     threads: usize,
     idle: usize,
-    /// When each call began that has not returned.
+    /// When each call that has not returned began.
     calls: HashMap<u64, Instant>,
     next_call: u64,
-    /// The log says that it hangs.
+    /// The log says that the disk hangs.
     is_said: bool,
 }
 
@@ -96,13 +96,13 @@ impl Drop for Call<'_> {
 }
 
 impl Disk {
-    /// That of the store in this directory.
+    /// The threads of the store in this directory.
     pub(super) fn new(directory: PathBuf) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(MOST_THREADS));
         Arc::new(Self { directory, places, state: Mutex::default(), more: Condvar::new() })
     }
 
-    /// Whether it does not answer: then nobody should begin to wait for it.
+    /// Whether the disk does not answer: then nobody should begin to wait for it.
     pub(super) fn is_hung(&self) -> bool {
         let mut state = self.state();
         let is_hung = state.is_late();
@@ -123,7 +123,7 @@ impl Disk {
         Call { disk: self, number }
     }
 
-    /// Gives `job` to a thread. It is dropped if there can be none.
+    /// Gives `job` to a thread. It is dropped if no thread can be made.
     pub(super) fn submit(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
         let mut state = self.state();
         let has_thread = state.idle > state.jobs.len();
@@ -141,7 +141,7 @@ impl Disk {
         }
     }
 
-    /// Notes that a thread cannot be made. Without any, all work is dropped.
+    /// Notes that a thread cannot be made. Without any thread, all work is dropped.
     fn has_no_thread(&self) {
         let mut state = self.state();
         state.threads -= 1;
@@ -155,7 +155,7 @@ impl Disk {
     /// Does all work that comes.
     fn work(&self) {
         while let Some(job) = self.next() {
-            // Whoever waits for it notices; the thread goes on with the next one.
+            // The job's caller notices a panic; the thread goes on with the next job.
             let _ = catch_unwind(AssertUnwindSafe(job));
         }
     }
@@ -164,7 +164,7 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next work; `None` when there was none for a while: then the thread does not count any more.
+    /// The next job; `None` when there was none for a while: then the thread no longer counts.
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         if state.jobs.is_empty() {

@@ -168,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a set of ids with their sizes.
+        /// Compared with a set of ids and their sizes.
         #[test]
         fn sums_are_those_of_the_entries_and_everything_leaves(
             steps in proptest::collection::vec((0_u8..5, 0_u64..12, 1_u64..50), 0..200),

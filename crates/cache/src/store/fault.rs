@@ -42,7 +42,7 @@ impl Store {
         }
     }
 
-    /// Notes that a response was written. One that is small may be where a large one is not.
+    /// Notes that a response was written. A small one may fit where a large one does not.
     pub(super) fn note_written(&self) {
         if self.noted().take().is_some() {
             limited!(info, NOBODY, directory = %self.directory.display(), "responses are stored again");

@@ -1,9 +1,9 @@
 //! Copies in memory of small responses that are used often. A hit then costs neither a read of two files nor the change to
 //! another thread and back, which cost ten times as much as everything else that a small hit does.
 //!
-//! Nobody looks at the files for a hit: that would wait for the disk. A copy leaves with its response, and is used for a few seconds
-//! only; then the response is read from its files once more. So one that somebody has removed or damaged on the disk is not
-//! delivered for long. While the disk hangs, copies are used whatever their age.
+//! Nobody looks at the files for a hit: that would wait for the disk. A copy leaves with its response, and is used for a few
+//! seconds only; then the response is read from its files once more. So a response that was removed or damaged on the disk is
+//! not delivered for long. While the disk hangs, copies are used whatever their age.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -94,7 +94,7 @@ impl Hot {
         Some(entry.copied.clone())
     }
 
-    /// How often a response was changed or removed, before the files of one are read.
+    /// How often a response was changed or removed; to be read before the files of one are.
     pub(super) fn changes(&self) -> u64 {
         self.changes
     }

@@ -16,7 +16,7 @@ const MAX_ID: u64 = u64::MAX / 2;
 
 /// The kind of a file that contains a whole small response: the length of its metadata, the metadata, and the body.
 pub(super) const SMALL: &str = "small";
-/// The bytes of that length.
+/// The size of the length field, in bytes.
 const PREFIX: usize = size_of::<u32>();
 
 /// The metadata of the response `id`.
@@ -111,7 +111,7 @@ pub(super) fn path(directory: &Path, id: u64, kind: &str) -> PathBuf {
     directory.join(format!("{:02x}/{id:016x}.{kind}", id % FOLDERS))
 }
 
-/// The ids of all files in the store, and whether each has metadata. Other files are none of it.
+/// The ids of all files in the store, and whether each has metadata. Other files are ignored.
 pub(crate) fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
     let files = (0..FOLDERS).filter_map(move |folder| {
         let files = std::fs::read_dir(directory.join(format!("{folder:02x}"))).ok()?;

@@ -31,7 +31,7 @@ fn put(store: &Arc<Store>, uri: &str, body: &[u8]) -> u64 {
     draft.store(stored).unwrap().0
 }
 
-/// The same for a response that is in memory until it is written, which is done at once here where there is no runtime.
+/// As `put`, for a response that is in memory until it is written: at once, if there is no runtime.
 fn put_small(store: &Arc<Store>, uri: &str, body: &[u8]) -> u64 {
     let stored = Stored { uri: uri.into(), total: body.len() as u64, ..example() };
     let mut draft = Draft::small(store, store.room(&stored, Some(stored.total)).unwrap());
@@ -140,7 +140,7 @@ fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
     let stored = Stored { uri: "http://h/f".into(), total: body.len() as u64, ..example() };
     let (id, stored) = draft.store(stored).unwrap();
     assert_eq!(stored.digests, [sha256(&body)]);
-    // What claims to have it is not stored, and what has none is known by none.
+    // A body with the wrong digest is not stored, and one without is found by none.
     let mut draft = Draft::new(&first).unwrap();
     draft.check(sha256(&body));
     draft.append(&other).unwrap();
@@ -165,7 +165,7 @@ fn sha512(bytes: &[u8]) -> Digest {
     hasher.finish()
 }
 
-/// Each time another one was asked for, the file had to be hashed again.
+/// Each time the digest by another algorithm was asked for, the file was hashed again.
 #[test]
 fn digests_by_several_algorithms_are_known_beside_each_other() {
     let directory = tempfile::tempdir().unwrap();
@@ -312,7 +312,7 @@ fn what_is_used_twice_is_copied_into_memory_and_read_there() {
     assert!(store.copies("http://h/large").is_none(), "large bodies stay on the disk");
 }
 
-/// Each hit looked at the files, and waited for a disk that did not answer, with all that its thread served.
+/// Each hit looked at the files, so a disk that did not answer blocked its thread, and all that the thread served.
 #[tokio::test(start_paused = true)]
 async fn a_copy_is_used_without_a_look_at_its_files_and_not_for_long() {
     for kind in ["head", "body", "small"] {
@@ -469,7 +469,7 @@ async fn what_was_not_written_by_the_end_of_the_process_is_missing_and_leaves_no
     first.flush();
     let disk = first.writing.lock().unwrap();
     put_small(&first, "http://h/after", b"def");
-    // What is on the disk now, elsewhere.
+    // A copy of what is on the disk now.
     let after = tempfile::tempdir().unwrap();
     std::fs::create_dir(after.path().join("cache")).unwrap();
     let copied = std::process::Command::new("cp").arg("-a").arg(&first.directory).arg(after.path()).status();
@@ -499,7 +499,7 @@ async fn what_the_disk_does_not_take_is_forgotten() {
     assert_eq!(store.size().bytes, 0);
 }
 
-/// Nothing was stored any more until the node was started again.
+/// Nothing more was stored until the node was restarted.
 #[test]
 fn a_directory_that_somebody_has_removed_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
@@ -584,7 +584,7 @@ async fn a_body_that_outgrows_its_memory_goes_on_in_a_file() {
         assert_eq!(store.proved(&sha256(&whole)).map(|(found, _)| found), Some(id));
         assert_eq!(get(&store, &uri).unwrap().unwrap(), whole);
     }
-    // What is cut off is kept to be completed, or nothing of it.
+    // A body that is cut off is kept to be completed, or not at all.
     for is_kept in [true, false] {
         let stored = Stored { uri: "http://h/cut".into(), total: 1000, ..example() };
         let mut draft = Draft::small(&store, store.room(&stored, Some(1000)).unwrap());
@@ -627,7 +627,7 @@ async fn who_waits_for_the_disk_and_is_not_polled_keeps_it_from_nobody() {
     }
 }
 
-/// Every file of the store, damaged in every way that this knows: at worst the response is missing.
+/// Parts of a body whose beginnings were written in any order become one, and the store has the whole.
 #[test]
 fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {
     const PIECES: usize = 300;
@@ -706,7 +706,7 @@ fn a_draft_that_is_not_stored_leaves_nothing_behind() {
     assert_eq!(ids(&directory).count(), 0);
 }
 
-/// One whose length was not known took the whole store before it was given up, and all others left.
+/// A body of unknown length took the whole store before it was given up, and evicted everything else.
 #[test]
 fn a_body_that_takes_more_than_half_of_the_store_is_not_kept_and_displaces_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -756,7 +756,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-    /// Against a map of what was put last. An entry may be missing, because the store is small; it is never another one.
+    /// Compared with a map of what was put last. An entry may be missing, because the store is small; it is never another one.
     #[test]
     fn a_response_is_the_one_that_was_stored_last_or_missing(steps in steps()) {
         const LIMIT: u64 = 400_000;
@@ -791,7 +791,7 @@ proptest! {
     }
 }
 
-/// Nobody but the log knew.
+/// Only the log said so.
 #[test]
 fn what_keeps_responses_from_being_stored_is_known_until_one_is() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! Small responses that are in memory until they are on the disk: whoever asked has the last byte before any file is made, and
-//! whoever asks meanwhile is answered from here. A thread writes each of them into one file. What it has not written when the
-//! process is killed is missing afterwards.
+//! Small responses that are in memory until they are on the disk: the app has the last byte before any file is made, and
+//! others that ask meanwhile are answered from here. A thread writes each of them into one file. What it has not written when
+//! the process is killed is missing afterwards.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -27,7 +27,7 @@ pub struct Used {
     pub hits: u64,
     /// The bytes of its body that members got in this way.
     pub saved: u64,
-    /// The members that got it, whoever fetched it included.
+    /// The members that got it, the one that fetched it included.
     pub members: u32,
 }
 
@@ -45,7 +45,7 @@ pub struct MostUsed {
 struct Entry {
     hits: u64,
     saved: u64,
-    /// The members that were counted in an earlier run, who may be the same.
+    /// The members counted in earlier runs, who may be among those of this run.
     before: u32,
     /// One bit for each member, by its number.
     members: Vec<u64>,
@@ -123,7 +123,7 @@ impl Uses {
         self.top.clone()
     }
 
-    /// The memory that it takes, in bytes. What every entry of the store may take is not counted here.
+    /// The memory that it takes, in bytes. What the store counts for each of its entries is not included.
     pub(super) fn memory(&self) -> usize {
         self.entries.len() * self.numbers.len().div_ceil(64) * 8 + self.numbers.len() * 64
     }
@@ -167,7 +167,7 @@ pub(crate) fn read(directory: &Path) -> HashMap<u64, Used> {
 /// Replaces the file in `directory`.
 pub(super) fn write(directory: &Path, text: &str) -> io::Result<()> {
     let new = directory.join(NEW);
-    // One that is left of a run that was killed.
+    // Left by a run that was killed.
     let _ = std::fs::remove_file(&new);
     let file = files::create(&new)?;
     files::write_all_at(&file, text.as_bytes(), 0)?;

@@ -1,4 +1,4 @@
-//! How small responses get to the disk: whoever stores one waits for nothing, and a thread writes it.
+//! How small responses get to the disk: storing one waits for nothing, and a thread writes it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,7 +29,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// All of it, for what has come.
+    /// Moves its memory out.
     pub(crate) fn take(&mut self) -> Self {
         Self { store: self.store.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
@@ -80,7 +80,7 @@ impl Store {
             (!std::mem::replace(&mut unwritten.is_writing, true), unwritten.has_time())
         };
         if !is_first {
-            // To wake the thread only so that it sleeps again would cost more than the rest of this.
+            // Waking the thread only for it to sleep again would cost more than the rest of this.
             if !has_time {
                 self.hurry.notify_one();
             }
@@ -120,7 +120,7 @@ impl Store {
         let now = unwritten.get(id).map(|now| Arc::ptr_eq(&now.stored, &copied.stored));
         match (now, written) {
             (Some(true), Ok(())) => unwritten.forget(id),
-            // It will be written as it is now.
+            // Its metadata has changed: it is written again.
             (Some(false), _) => {}
             // It was removed meanwhile.
             (None, _) => {
@@ -138,7 +138,7 @@ impl Store {
     /// Writes a whole response into one file.
     pub(super) fn write_small(&self, id: u64, stored: &Stored, body: &[u8]) -> io::Result<()> {
         let written = self.replace(&layout::small(stored, body), &self.path(id, layout::SMALL));
-        // Afterwards, so that whoever copies what was there before notices.
+        // Afterwards, so that a thread that copies the earlier content notices.
         self.hot().forget(id);
         written
     }
@@ -148,7 +148,7 @@ impl Store {
     }
 }
 
-/// The work of the thread that writes. When it is dropped before it was done, another one may do it.
+/// The work of the thread that writes. When it is dropped before the work is done, another thread may do it.
 struct Writing {
     store: Arc<Store>,
     has_ended: bool,

@@ -1,4 +1,4 @@
-//! What a case cannot say: what the engine itself sends and holds.
+//! What a case cannot express: what the engine itself sends and holds.
 
 use super::*;
 

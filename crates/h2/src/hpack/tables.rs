@@ -66,7 +66,7 @@ pub(super) const STATIC: [(&str, &str); 61] = [
 ];
 
 /// How many bits the code of each byte has; the last is that of the end of a string. The code is canonical: codes of
-/// one length are numbers in a row, in the order of the bytes, and the next length goes on behind them.
+/// one length are numbers in a row, in the order of the bytes, and the next length continues after them.
 #[rustfmt::skip]
 pub(super) const CODE_LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,

@@ -64,7 +64,7 @@ impl Streams {
         if stream.handles > 0 {
             released -= u32::try_from(data.len()).unwrap_or(length);
             stream.recv.push(data, released);
-            // It may also be due for what was read before.
+            // An increment may also be due for what was read before.
             if let Some(increment) = stream.take_update() {
                 self.control.window_update(id, increment);
                 self.wake_driver();

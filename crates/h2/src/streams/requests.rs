@@ -14,8 +14,8 @@ use crate::stream::Stream;
 use crate::{Error, Reason, Side, fields, hpack, ping};
 
 impl Streams {
-    /// Opens a stream as soon as the peer accepts one more. Returns its number, with one handle. Whoever has to wait gets a `place`, and
-    /// [leaves](Self::leave) it when it waits no more.
+    /// Opens a stream as soon as the peer accepts one more. Returns its number, with one handle. A caller that has to wait gets
+    /// a `place`, and [leaves](Self::leave) it when it no longer waits.
     pub(crate) fn poll_open(
         &mut self,
         request: &Request<()>,
@@ -39,7 +39,7 @@ impl Streams {
         Poll::Ready(Ok(id))
     }
 
-    /// Forgets who waited at this place to open a stream.
+    /// Forgets the task that waits at this place to open a stream.
     pub(crate) fn leave(&mut self, place: u64) {
         self.counts.leave(place);
     }

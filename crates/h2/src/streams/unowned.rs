@@ -8,7 +8,7 @@ use crate::Reason;
 use crate::ownerless::Waiting;
 
 impl Streams {
-    /// Notes that nobody holds a handle of a stream any more, although something is queued on it.
+    /// Notes that a stream no longer has a handle, although something is queued on it.
     pub(super) fn loses_owner(&mut self, id: u32) {
         let Some(stream) = self.store.get(id) else { return };
         self.ownerless.add(id, stream.send.queued());
@@ -16,7 +16,7 @@ impl Streams {
             if let Some(account) = stream.send.memory.account() {
                 account.poll_evicted(&Context::from_waker(driver));
             }
-            // It has to look at the clock from now on.
+            // The driver has to look at the clock from now on.
             driver.wake_by_ref();
         }
     }
@@ -38,7 +38,7 @@ impl Streams {
         }
     }
 
-    /// Forgets those that have ended, and resets those for which `ends` gives a reason.
+    /// Forgets ownerless streams that have ended, and resets those for which `ends` gives a reason.
     fn end_ownerless(&mut self, mut ends: impl FnMut(&mut Waiting, usize, bool) -> Option<Reason>) {
         let mut all = self.ownerless.take();
         all.retain_mut(|waiting| {

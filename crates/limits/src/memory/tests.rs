@@ -50,7 +50,7 @@ fn what_an_evicted_tunnel_still_holds_is_counted_until_it_is_dropped() {
     held.add(1 << 20);
     assert!(account.is_evicted());
     assert_eq!(budget.used(), TUNNEL + (1 << 20));
-    // Another one does not have to end for it.
+    // No other account has to end because of it.
     let other = budget.account();
     let mut small = Tally::of(&other);
     small.add(1000);
@@ -91,7 +91,7 @@ fn a_member_that_holds_little_is_admitted_while_another_has_taken_everything() {
         accounts.push(greedy.account(Kind::Tunnel));
     }
     assert_eq!(accounts.len(), 48, "three quarters");
-    // It gets its share, and what is too much for the node goes from whoever has most.
+    // The modest holder gets its share, and the one that holds most loses what is too much.
     let mut others = Vec::new();
     while modest.admits() {
         others.push(modest.account(Kind::Tunnel));
@@ -140,7 +140,7 @@ fn leaving(budget: &Budget) -> Tally {
     held
 }
 
-/// Each looked a thousand times a second, all at once.
+/// Each waiter looked a thousand times a second, all at once.
 #[tokio::test(start_paused = true)]
 async fn those_who_wait_for_memory_are_woken_one_by_one_when_there_is_some() {
     let budget = Budget::new(64 << 20);

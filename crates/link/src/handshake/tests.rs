@@ -85,7 +85,7 @@ async fn our_server_speaks_with_a_rustls_client_that_does_not_wait() {
     let connector = TlsConnector::from(link_client(&group).unwrap());
     let eager = async {
         let mut near = connector.connect(server_name(None), near).await.unwrap();
-        // So that it comes with the end of the handshake, partly.
+        // So that part of it comes with the end of the handshake.
         near.write_all(&bytes(40_000)).await.unwrap();
         near.flush().await.unwrap();
         near
@@ -264,7 +264,7 @@ async fn a_flipped_bit_ends_it_and_nothing_wrong_arrives() {
     }
 }
 
-/// Whoever connects may ask to join, and send as much as it likes.
+/// Anyone who connects may ask to join, and send any number of bytes.
 #[tokio::test]
 async fn protocols_of_few_messages_take_in_few_bytes() {
     let (mut near, far) = sockets().await;

@@ -29,7 +29,7 @@ fn lab() -> Lab {
 }
 
 impl Lab {
-    /// Another member, by the whole of joining.
+    /// Another member, by the protocol of joining.
     async fn member(&self, role: Role) -> Group {
         let code = self.authority.invite(role, Uses::Times(1), None, None).unwrap();
         let (client, server) = (join_client(&code), join_server(&self.first).unwrap());

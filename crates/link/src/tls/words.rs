@@ -15,7 +15,7 @@ pub fn in_words(error: &io::Error) -> String {
     }
 }
 
-/// The same error with these words.
+/// The error with the words of [`in_words`].
 pub fn put_in_words(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), in_words(error))
 }

@@ -147,8 +147,8 @@ impl Discovery {
         drop(tokio::task::spawn_blocking(move || own.rise_above(boot)).await);
     }
 
-    /// Counts an announcement that does not count, and reports an offence. A gateway that seems to repeat itself although
-    /// nothing was heard of it for a while may have started again with a smaller number: it is asked.
+    /// Counts a refused announcement, and reports an offence. A gateway that seems to repeat itself after a silence may
+    /// have started again with a smaller number: it is asked.
     async fn refuse(&self, refusal: Refusal, sender: NodeId, from: SocketAddr, socket: &LanSocket) {
         self.drop_for(refusal.word());
         if matches!(refusal, Refusal::OldRun | Refusal::Replayed) {
@@ -234,7 +234,7 @@ impl Discovery {
         }
     }
 
-    /// Notes a machine of another group, which is in the log once.
+    /// Notes a machine of another group, and logs it once.
     fn note_other_group(&self, from: SocketAddr, socket: &LanSocket) {
         let ip = net::plain(from).ip();
         let others = &self.directory.telemetry().discovery.other_groups;
@@ -249,10 +249,10 @@ impl Discovery {
     }
 }
 
-/// Whether an announcement does harm if it is of a run that is over, so that its sender is asked first. To a client that is
-/// one of a gateway that does not serve; that a gateway serves is proved by its link. To a candidate it is also one of
-/// those to which it leaves the role: they have it, or are in line for it, and so beacon often. Of the many others, most of
-/// which nobody ever asks, only those count that others wait for while they bring their uplink up.
+/// Whether an announcement would do harm if its run were over, so that its sender is asked first. To a client, that is one
+/// by which a gateway does not serve; that a gateway serves is proved by its link. To a candidate, it is also one of a
+/// gateway to which it would leave the role: one that has it, or is in line for it, and so beacons often. Of the many
+/// others, mostly never asked, only those count that bring their uplink up, because others wait for them.
 fn needs_confirmation(advert: &Advert, is_candidate: bool) -> bool {
     let is_in_line = advert.standing.interval <= MAX_LEADING_INTERVAL_MILLIS;
     match advert.state {

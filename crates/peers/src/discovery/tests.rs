@@ -94,7 +94,7 @@ impl Lab {
         self.signed(member, &member.signer, sender, from, message)
     }
 
-    /// The same with another signer.
+    /// As `bytes`, with another signer.
     fn signed(
         &self,
         member: &Group,
@@ -244,7 +244,7 @@ async fn a_client_only_member_can_announce_nothing_and_nobody_can_for_another() 
     lab.receive(&lab.signed(two, &signer, one.node.id, at(2), message), at(2)).await;
     assert_eq!(lab.dropped(), [("role", 3), ("signature", 1), ("statement", 1)]);
     assert_eq!(lab.state_of(at(2)), None);
-    // Nothing of this displaced what the victim says.
+    // None of these displaced the victim's own announcements.
     lab.receive_from(one, at(2), beacon(run(1, 1), State::Active)).await;
     assert_eq!(lab.state_of(at(2)), Some(State::Active));
 }
@@ -257,7 +257,7 @@ async fn a_repeated_beacon_costs_no_signature_and_a_new_one_costs_one() {
         for _ in 0..100 {
             lab.receive_from(&lab.one, at(2), message.clone()).await;
         }
-        // The first one of a gateway also costs the authority's.
+        // A gateway's first beacon also costs a check of the authority's signature.
         assert_eq!(lab.signatures(), counter + 1);
     }
     lab.receive_from(&lab.one, at(2), beacon(run(0, 4000), State::Draining)).await;
@@ -317,7 +317,7 @@ async fn a_gateway_whose_runs_count_from_a_smaller_number_is_heard_again_after_o
     assert_eq!(lab.state_of(at(2)), Some(State::Standby));
     lab.receive_from(&lab.one, at(2), beacon(run(3, 2), State::Withdrawn)).await;
     assert_eq!(lab.state_of(at(2)), Some(State::Withdrawn));
-    // What answers an earlier query does not take it back again.
+    // An offer to an earlier query takes nothing back.
     locked(&lab.discovery.queries).insert([6; 16], Instant::now() - Duration::from_secs(5));
     lab.receive_from(&lab.one, at(2), offer([6; 16], run(2, 1), State::Active)).await;
     assert_eq!(lab.state_of(at(2)), Some(State::Withdrawn));
@@ -399,7 +399,7 @@ async fn forged_join_queries_use_up_nothing_and_joiners_have_answers_of_their_ow
         let datagram = Datagram { group: group.id, epoch: 0, sender: NodeId([0; 16]), message };
         datagram.encode(&Keys::new(key), way, None)
     };
-    // Far more than one source gets, of somebody who does not know the secret, and of members.
+    // Far more than one source is granted, from a stranger without the secret and from members.
     for _ in 0..100 {
         lab.receive(&query([1; 16], &[0; 32]), joiner.own).await;
         lab.receive_from(&lab.one, joiner.own, Message::Query { nonce: [1; 16] }).await;

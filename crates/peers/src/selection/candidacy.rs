@@ -84,7 +84,7 @@ pub(super) struct Candidacy {
 #[derive(Clone, Debug)]
 pub(super) struct Public {
     pub(super) state: State,
-    /// The number of its latest active time; of two active ones the later claim stays.
+    /// The number of its latest active time; of two active ones, that with the later claim stays.
     pub(super) claim: u32,
     /// The number of the current random draw.
     pub(super) round: u32,
@@ -101,9 +101,9 @@ struct Times {
     active_since: Option<Instant>,
     vacant_since: Option<Instant>,
     called_at: Option<Instant>,
-    /// Since when the role has been vacant and another candidate was heard that brings its uplink up.
+    /// Since when the role has been vacant while another candidate was heard bringing its uplink up.
     patient_since: Option<Instant>,
-    /// Since when another active candidate has been calling a successor while this one would.
+    /// Since when another active candidate has been calling a successor while this one would call one too.
     deferred_since: Option<Instant>,
     refused_until: Option<Instant>,
 }
@@ -241,13 +241,13 @@ impl Candidacy {
         None
     }
 
-    /// Whether an active candidate may hand the role over. One that has had the role for half of the time after which it
-    /// is handed over at the earliest may, so whoever takes the role out of turn cannot pass it on at once.
+    /// Whether an active candidate may hand the role over: not before half of the minimum time in the role, so that one
+    /// which takes the role out of turn cannot pass it on at once.
     fn may_call(&self, active: &Seen, now: Instant) -> bool {
         active.active_since.is_some_and(|since| now >= since + self.dwell() / 2)
     }
 
-    /// How long a candidate has the role before it is handed over.
+    /// How long a candidate has the role at least before it is handed over.
     fn dwell(&self) -> Duration {
         match self.options.policy {
             Policy::Random | Policy::RoundRobin => DWELL.min(self.options.rotate),
@@ -321,7 +321,7 @@ impl Candidacy {
         let actives = actives(others.iter().chain([me]));
         if !actives.iter().take(self.most()).any(|active| active.id == me.id) {
             let is_called = |other: &Seen| Some(other.id) == self.public.yields_to;
-            // While the role changes again and again without a call, whoever has it stays: two are harmless.
+            // While the role changes again and again without a call, its holders stay: two of them do no harm.
             if !order.is_turbulent || actives.iter().any(|active| is_called(active)) {
                 self.leave();
             }

@@ -50,7 +50,7 @@ impl Choice {
         name_no_one_where_two_are_heard(gateways, now);
     }
 
-    /// Keeps the gateway in front that the client changed to a moment ago.
+    /// Keeps in front the gateway that the client changed to a moment ago.
     fn stay(&mut self, gateways: &mut [Gateway], now: Instant) {
         let Some(first) = gateways.first().and_then(|gateway| gateway.id) else { return };
         let Some((before, changed_at)) = self.first.filter(|(before, _)| *before != first) else {
@@ -86,7 +86,7 @@ impl Choice {
 /// Of several gateways that were heard from one address only the first is kept, without its id: the link's handshake
 /// proves which of them is there, and a member that sends from another's address must not keep clients from that one.
 ///
-/// The one of them that is heard lately is noted, if it is only one: mostly it has replaced the others.
+/// If only one of them was heard lately, it is noted: most likely it has replaced the others.
 fn name_no_one_where_two_are_heard(gateways: &mut Vec<Gateway>, now: Instant) {
     let mut announced: HashMap<SocketAddr, Option<NodeId>> = HashMap::new();
     for gateway in gateways.iter().filter(|gateway| gateway.state(now).is_some()) {

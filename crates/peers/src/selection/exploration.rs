@@ -2,7 +2,7 @@
 //!
 //! Two gateways are honest and one lies; two clients watch. In each step of a second the network or the liar makes one
 //! move: datagrams are lost, delayed or repeated, a gateway is started anew, stops for a while or loses the server, the
-//! liar tells another story, also one story to one node and another to the others. After each new state the group runs on
+//! liar changes its story, or tells one node another story than the others. After each new state the group runs on
 //! without faults, once with a silent liar and once with one that goes on, and must recover in the documented time.
 //!
 //! States that differ only by fractions of 250 ms, by random draws or by beacon counters count as one. The depth is 2;
@@ -53,13 +53,13 @@ enum Move {
     Tell(Story),
     /// The beacons of the first node do not reach the second for 4 s.
     Cut(usize, usize),
-    /// They reach nobody for 4 s.
+    /// Its beacons reach nobody for 4 s.
     Mute(usize),
-    /// They arrive two seconds later, after newer ones.
+    /// Its beacons arrive two seconds later, after newer ones.
     Delay(usize),
-    /// The last one arrives again.
+    /// Its last beacon arrives again.
     Repeat(usize),
-    /// The one before its last change of state arrives again.
+    /// Its last beacon in another state arrives again.
     Replay(usize),
     Restart(usize),
     /// It stops at once, and starts again after 5 s.
@@ -465,17 +465,17 @@ fn hash_without_counters(text: &str, hasher: &mut DefaultHasher) {
 
 /// How long it may take until somebody is active: the silence of the one before, and the wait for better candidates.
 const VACANT: Duration = SILENCE.saturating_add(Duration::from_millis(1500));
-/// How long it may take until only one is: until changes of the role do not count any more.
+/// How long it may take until only one is: until changes of the role no longer count.
 const AGREED: Duration = Duration::from_secs(WINDOW.as_secs() + 5);
-/// How long it may take until each has had its turn of 5 s: until changes of the role do not count any more, until a
-/// candidate is not passed over any more for which they still counted when it was called, and two turns.
+/// How long it may take until each has had its turn of 5 s: until changes of the role no longer count, until a
+/// candidate that was called while they did is no longer passed over, and two turns.
 const PASSED_ON: Duration = Duration::from_secs(WINDOW.as_secs() + 65 + 20);
 /// The number of ticks for which a group has to endure a liar that goes on.
 const ENDURED_TICKS: u32 = 4 * 20;
 /// How often honest gateways may become active meanwhile.
 const MAX_PROMOTIONS: u32 = 12;
 
-/// What a group has to recover from: everything that `depth` moves make of it.
+/// Checks that a group recovers from everything that `depth` moves make of it.
 fn explore(policy: Policy, depth: usize) {
     let cold = World::new(policy);
     let mut settled = cold.clone();

@@ -75,7 +75,7 @@ pub(super) struct Order {
     pub(super) round: u32,
     /// The holder of the role.
     pub(super) anchor: Anchor,
-    /// Whether the role changes so often that whoever has it keeps it.
+    /// Whether the role changes so often that its holder keeps it.
     pub(super) is_turbulent: bool,
 }
 
@@ -124,9 +124,9 @@ impl Order {
 
 /// The candidates that are active and not replaced, by their claims. If there are too many, the first ones keep the role.
 ///
-/// Claims that wrap around have no greatest one: a liar can be later than one candidate and earlier than another that
-/// is earlier than the first. So candidates are ordered by the number of others whose claims are later than theirs,
-/// which all nodes count alike.
+/// Claims that wrap around have no greatest one: a liar's can be later than one candidate's and earlier than
+/// another's, although the second is earlier than the first. So candidates are ordered by the number of others whose
+/// claims are later than theirs, which all nodes count alike.
 pub(super) fn actives<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen> {
     let mut actives: Vec<_> = seen.filter(|seen| seen.state == State::Active).collect();
     if actives.len() < 2 {

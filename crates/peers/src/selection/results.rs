@@ -1,9 +1,9 @@
-//! What the connections of this client met through each gateway, so that one that answers pings and carries nothing is left.
-//! Pure: results and the time go in, preferences come out.
+//! How this client's connections have fared over each gateway, so that it leaves a gateway that answers pings and carries
+//! nothing. Pure: results and the time go in, preferences come out.
 //!
-//! A failure alone says nothing about a gateway, whatever it says about the failure: the destination may be down. So it only
-//! makes that gateway come last for that destination. It is held against the gateway for all destinations once another
-//! gateway has carried answers of several hosts that failed over it, and it has carried none since.
+//! A failure alone says nothing about a gateway, whatever the gateway says about the failure: the destination may be down.
+//! So the gateway only comes last for that destination. Failures count against it for all destinations once other gateways
+//! have carried answers of several hosts that failed over it, and it has carried none since.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use laneway_wire::id::NodeId;
 use laneway_wire::target::{Host, Target};
 
-/// How long a gateway comes last for a destination that failed over it. It doubles each time.
+/// How long a gateway comes last for a destination that failed over it. This doubles each time.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Its maximum.
+/// The maximum of that.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
-/// After this time without another failure all of that destination's are forgotten.
+/// After this time without another failure of a destination, all of its failures are forgotten.
 const MEMORY: Duration = Duration::from_secs(600);
 /// An answer over another gateway contradicts a failure that is no older than this: a destination that was down then may be
 /// up again.
@@ -48,7 +48,7 @@ pub enum Failing {
     Wrong,
 }
 
-/// What connections of this client met.
+/// How this client's connections have fared.
 #[derive(Debug, Default)]
 pub struct Results {
     failed: HashMap<(NodeId, Target), Failed>,
@@ -107,7 +107,7 @@ impl Results {
         *failed = Failed { times: failed.times.saturating_add(1), last: now, counts: how != Failing::ByRule };
     }
 
-    /// Notes that `target` has answered over `gateway`. Returns the gateways that are to blame for their failures by this.
+    /// Notes that `target` has answered over `gateway`. Returns the gateways that this proves to blame for their failures.
     pub fn answered(&mut self, gateway: NodeId, target: &Target, now: Instant) -> Vec<NodeId> {
         *self.record(gateway) = Record { answered: Some(now), ..Record::default() };
         self.failed.remove(&(gateway, target.clone()));
@@ -127,7 +127,7 @@ impl Results {
         blamed
     }
 
-    /// Whether `gateway` comes last for `target`, because that failed over it lately.
+    /// Whether `gateway` comes last for `target`, because `target` failed over it lately.
     pub fn is_last_for(&self, gateway: NodeId, target: &Target, now: Instant) -> bool {
         let failed = self.failed.get(&(gateway, target.clone()));
         failed.is_some_and(|failed| now < failed.last + pause(failed.times))
@@ -178,7 +178,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What it is, the destinations that fail in turn, and whether A is to blame in the end.
+    /// What the case is, the destinations that fail in turn, and whether A is to blame in the end.
     type Row<'a> = (&'a str, &'a [(&'a str, Failing)], bool);
 
     /// Fails over A and is answered over B a second later; whether A is to blame then.
@@ -224,7 +224,7 @@ mod tests {
             }
             now += Duration::from_secs(1);
         }
-        // They are up again a minute later.
+        // The servers are up again a minute later.
         now += Duration::from_secs(60);
         for host in 0..200 {
             assert!(results.answered(B, &target(&format!("10.0.{host}.1:80")), now).is_empty());

@@ -63,15 +63,14 @@ pub struct Gateway {
     pub round_trip: Option<Duration>,
     /// When it was last heard.
     pub heard: Option<Instant>,
-    /// The only gateway that was heard lately at this address, by its own word. Known of an entry of
-    /// [`super::Selection::ranked`].
+    /// The only gateway that was heard lately from this address itself. Set only in what [`super::Selection::ranked`] returns.
     pub announced: Option<NodeId>,
     beacon: Option<(u64, u64)>,
     steady: Option<Instant>,
     /// Since when each of its adverts has said that it is active, if the last one does.
     active_since: Option<Instant>,
     suspicion: Option<Suspicion>,
-    /// It answers, and carries nothing that another gateway carries.
+    /// It answers, but fails connections that other gateways carry.
     blame: Option<Suspicion>,
 }
 
@@ -83,14 +82,14 @@ struct Suspicion {
 }
 
 impl Suspicion {
-    /// The suspicion after the gateway was started anew. Only the first one ends with that.
+    /// The suspicion after a restart of the gateway. A restart ends only a first suspicion.
     fn forgiven(self) -> Self {
         if self.times > 1 { self } else { Self { until: self.last, ..self } }
     }
 }
 
 impl Suspicion {
-    /// The next suspicion after `before`. One that was long ago is forgotten.
+    /// The next suspicion after `before`. A suspicion that is long past is forgotten.
     fn after(before: Option<Self>, now: Instant) -> Self {
         let forgotten = |s: &Self| now.saturating_duration_since(s.last) >= MAX_SUSPICION;
         let times = before.filter(|s| !forgotten(s)).map_or(0, |s| s.times);
@@ -128,7 +127,7 @@ impl Gateway {
         self.suspicions(now).map(|suspicion| suspicion.until).max()
     }
 
-    /// Since when it is ranked behind the others for that.
+    /// Since when it is ranked behind the others for either.
     pub(super) fn suspect_since(&self, now: Instant) -> Option<Instant> {
         self.suspicions(now).map(|suspicion| suspicion.last).max()
     }
@@ -180,8 +179,7 @@ impl Gateway {
 }
 
 /// All gateways known, by the address of their link and by their id. One address may have several ids: a datagram from
-/// the address of another gateway does not replace what that one has said. The node `own`, which has the table, is in it
-/// at no address.
+/// the address of another gateway does not replace what that one has said. The node `own` is never in its table.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
     own: NodeId,
@@ -253,7 +251,7 @@ impl Table {
     fn entry(&mut self, id: NodeId, link: SocketAddr) -> Option<&mut Gateway> {
         let key = (link, Some(id));
         if !self.known.contains_key(&key) {
-            // What was only an address, or was named under another id, has answered.
+            // Entries of an address alone, or under another id: the gateway there has now been heard.
             let unheard: Vec<_> = self.at_link(link).filter(|known| known.heard.is_none()).cloned().collect();
             unheard.iter().for_each(|known| drop(self.known.remove(&(link, known.id))));
             if self.of(id).count() >= MAX_ADDRESSES {
@@ -265,7 +263,7 @@ impl Table {
             }
             let mut gateway = Gateway::new(Some(id), link, Source::Heard);
             gateway.source = unheard.iter().map(|known| known.source).chain([Source::Heard]).min()?;
-            // Another address of a gateway that did not answer is no other gateway.
+            // A gateway that did not answer is the same one at another address.
             let suspicions = self.of(id).chain(&unheard).filter_map(|known| known.suspicion);
             gateway.suspicion = suspicions.max_by_key(|suspicion| suspicion.until);
             gateway.blame = self.of(id).filter_map(|known| known.blame).max_by_key(|blame| blame.until);
@@ -280,7 +278,7 @@ impl Table {
         }
     }
 
-    /// Removes the entries of gateways that are members no more.
+    /// Removes the entries of gateways that are no longer members.
     pub(super) fn forget(&mut self, is_removed: &dyn Fn(NodeId) -> bool) {
         self.known.retain(|(_, id), _| !id.is_some_and(is_removed));
     }

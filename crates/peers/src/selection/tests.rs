@@ -44,9 +44,9 @@ pub(super) struct Node {
     pub(super) selection: Selection,
     pub(super) own: SelfState,
     pub(super) alive: bool,
-    /// It says this again and again, and does nothing.
+    /// What it announces again and again, doing nothing else.
     pub(super) says: Option<Advert>,
-    /// What it said last.
+    /// What it announced last.
     pub(super) said: Option<Advert>,
     state: State,
     pub(super) wanted: bool,
@@ -59,12 +59,12 @@ pub(super) struct Group {
     start: Instant,
     time: Duration,
     pub(super) nodes: BTreeMap<u8, Node>,
-    /// Whoever hears nobody.
+    /// Candidates that hear nobody.
     pub(super) deaf: Vec<u8>,
-    /// Hand-overs: whoever became active, and when.
+    /// Hand-overs: when, and which candidate became active.
     pub(super) promotions: Vec<(Duration, u8)>,
     beacons: usize,
-    /// How long nobody was active, since somebody first was.
+    /// How long nobody was active, after somebody first was.
     pub(super) vacant: Duration,
     jitter: u64,
 }
@@ -318,7 +318,7 @@ fn silence_hands_over_and_the_recovered_node_waits() {
     group.node(2).alive = false;
     let time = group.wait(5, |group| group.active() == [3]);
     assert!(time >= SILENCE - Duration::from_millis(600) && time < SILENCE + 3 * LOOK, "{time:?}");
-    // It slept and still believes that it is active: of two the one with the later claim stays.
+    // Node 2 slept and still believes that it is active: of two, the one with the later claim stays.
     group.node(2).alive = true;
     group.run(1);
     assert_eq!(group.active(), [3]);
@@ -343,7 +343,7 @@ fn a_standby_that_was_stopped_does_not_take_its_own_silence_for_that_of_the_othe
     group.run(30);
     assert_eq!(group.active(), [first]);
     assert_eq!(group.promotions.len(), promotions, "it took the role: {:?}", group.promotions);
-    // Whoever is really gone is still missed.
+    // A candidate that is really gone is still missed.
     group.node(first).alive = false;
     group.wait(5, |group| group.active() == [standby]);
 }
@@ -496,7 +496,7 @@ fn a_suspect_comes_behind_the_others_for_a_while() {
     client.suspect(link(1), now);
     client.proved(link(1), now);
     assert_eq!(first(&mut client, now + Duration::from_secs(3)), link(2));
-    // When both are suspect the one that was suspected first is tried first, and a new process is none.
+    // When both are suspect, the one suspected first is tried first; a new process is not suspect.
     let later = now + Duration::from_secs(1);
     client.suspect(link(2), later);
     assert_eq!(first(&mut client, later), link(1));
@@ -515,10 +515,10 @@ fn of_a_gateway_on_two_networks_the_latest_beacon_counts_whichever_is_read_last(
     };
     assert_eq!(hears(other, State::Standby, 1, 3), 1);
     assert_eq!(hears(one, State::Active, 1, 6), 1);
-    // What waited on the other network while this node was stopped.
+    // A datagram that waited on the other network while this node was stopped.
     assert_eq!(hears(other, State::Draining, 1, 5), 0);
     assert_eq!(hears(other, State::Active, 1, 6), 2);
-    // The process was started anew, and something of the one before is still on its way.
+    // The process was started anew, and a datagram of the one before is still on its way.
     assert_eq!(hears(one, State::Standby, 2, 1), 1);
     assert_eq!(hears(other, State::Draining, 1, 7), 0);
 }

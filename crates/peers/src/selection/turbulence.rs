@@ -1,13 +1,13 @@
 //! Whether the role changes more often than the rules of honest candidates let it.
 //!
 //! An active candidate steps down when it hears another one that claims to be active later. A candidate that lies can
-//! claim that again and again. So each node counts the changes that it sees, and while there are too many, whoever is
-//! active stays active. At worst several are active until the changes end.
+//! claim that again and again. So each node counts the changes that it sees, and while there are too many, active
+//! candidates stay active. At worst several are active until the changes end.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Number of changes in [`WINDOW`] from which on an active candidate does not step down uncalled. A start of the whole
+/// From this number of changes in [`WINDOW`] on, an active candidate does not step down uncalled. A start of the whole
 /// group, the death of a gateway and the end of a partition make one or two each.
 pub(super) const MAX_CHANGES: usize = 6;
 /// How long a change counts.

@@ -9,7 +9,7 @@ use crate::net::{original_destination, plain};
 
 /// Waits until the other end has ended its sending direction. False when the connection has failed.
 pub(super) async fn until_it_ends(stream: &TcpStream) -> bool {
-    // The interest in priority data includes the end of the receiving direction, and not data that can be read.
+    // The interest in priority data includes the end of the receiving direction, but not readable data.
     stream.ready(Interest::PRIORITY | Interest::ERROR).await.is_ok_and(|ready| !ready.is_error())
 }
 

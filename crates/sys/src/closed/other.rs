@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::other_end::OtherEnd;
 
-/// The pause between two looks while data that nobody has read yet hides the end behind it.
+/// The pause between two checks while data that nobody has read yet hides the end behind it.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Waits until the other end has ended its sending direction. False when the connection has failed.

@@ -5,7 +5,7 @@
 pub(super) enum OtherEnd {
     /// A process holds it, and may read from it.
     Open,
-    /// It was closed, or does not read any more.
+    /// It was closed, or no longer reads.
     Closed,
     /// It is not of this machine, or the system cannot tell.
     Unknown,

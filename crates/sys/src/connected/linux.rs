@@ -11,7 +11,7 @@ const IPV4: &str = "/proc/net/route";
 const IPV6: &str = "/proc/net/ipv6_route";
 /// Maximum size of a routing table that is read, in bytes: about 8000 routes.
 const MAX_TABLE: u64 = 1 << 20;
-/// Prefixes shorter than these are routes to the rest of the world and not networks.
+/// Prefixes shorter than these are routes to the rest of the world, not networks.
 const SHORTEST_V4: u8 = 8;
 const SHORTEST_V6: u8 = 32;
 /// Flags of `linux/route.h` and `linux/ipv6_route.h`: usable; through a router; refused; of this machine itself.

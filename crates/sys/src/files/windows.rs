@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::space::Space;
 
-/// Opens a reparse point itself and not what it leads to (FILE_FLAG_OPEN_REPARSE_POINT).
+/// Opens a reparse point itself, not what it leads to (FILE_FLAG_OPEN_REPARSE_POINT).
 const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
 
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {

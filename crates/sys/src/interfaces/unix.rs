@@ -7,7 +7,7 @@ use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use crate::address::ip_of;
 use crate::interface::Interface;
 
-/// What the names of interfaces begin with that macOS has for purposes of its own: AirDrop and its like, and tunnels.
+/// How the names of interfaces that macOS uses for itself begin: AirDrop and its like, and tunnels.
 #[cfg(target_vendor = "apple")]
 const INTERNAL: &[&str] = &["anpi", "awdl", "ipsec", "llw", "utun"];
 #[cfg(not(target_vendor = "apple"))]
@@ -22,7 +22,8 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(getifaddrs().map_err(io::Error::from)?.map(|entry| entry.interface_name).collect())
 }
 
-/// The names of those that are switched on and connected, loopback excluded, also without an IP address. One may occur several times.
+/// The names of the interfaces that are switched on and connected, loopback excluded, also without an IP address. One
+/// may occur several times.
 pub(crate) fn connected() -> io::Result<Vec<String>> {
     let (up, loopback) = (InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING, InterfaceFlags::IFF_LOOPBACK);
     let connected = |entry: &InterfaceAddress| entry.flags.contains(up) && !entry.flags.intersects(loopback);

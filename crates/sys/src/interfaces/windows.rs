@@ -16,7 +16,7 @@ pub(crate) fn all() -> io::Result<Vec<Interface>> {
             },
             net,
             is_up: adapter.is_up,
-            // The status does not tell one that is switched off from one without a cable.
+            // The status does not tell an interface that is switched off from one without a cable.
             is_on: adapter.is_up,
             is_loopback: adapter.is_loopback,
             broadcasts: !adapter.is_loopback && !adapter.is_point_to_point,
@@ -32,7 +32,7 @@ pub(crate) fn names() -> io::Result<Vec<String>> {
     Ok(adapters::all()?.into_iter().map(|adapter| adapter.name).collect())
 }
 
-/// The names of those that are switched on and connected, loopback excluded, also without an IP address.
+/// The names of the interfaces that are switched on and connected, loopback excluded, also without an IP address.
 pub(crate) fn connected() -> io::Result<Vec<String>> {
     let connected = adapters::all()?.into_iter().filter(|adapter| adapter.is_up && !adapter.is_loopback);
     Ok(connected.map(|adapter| adapter.name).collect())

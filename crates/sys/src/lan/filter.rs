@@ -18,7 +18,7 @@ pub(super) fn drop_where(socket: &SockRef<'_>, at: u32, byte: u8) -> io::Result<
     ])
 }
 
-/// Takes every datagram, by a filter of its own: a system that emulates Linux may attach one and not detach it again.
+/// Accepts every datagram, by a filter of its own: a system that emulates Linux may attach filters but not detach them.
 pub(super) fn drop_nothing(socket: &SockRef<'_>) -> io::Result<()> {
     socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, u32::MAX)])
 }

@@ -9,6 +9,6 @@ pub(super) fn mark(socket: &TcpSocket, mark: u32) -> io::Result<()> {
 }
 
 pub(super) fn prioritise(socket: &impl AsFd, priority: i32) {
-    // It fails in no known case; the mark is left then.
+    // It fails in no known case; then the mark stays.
     let _ = setsockopt(socket, sockopt::Priority, &priority);
 }

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub(super) use self::control::Control;
 use super::error::EnterError;
 
-/// Other descriptors of the sockets.
+/// Duplicates of the sockets' descriptors.
 #[derive(Debug)]
 pub(super) struct Unread(Vec<OwnedFd>);
 
@@ -64,7 +64,7 @@ pub(super) fn enter() -> Result<Inside, EnterError> {
             Some((user, group))
         }
     };
-    // What is mounted outside later appears inside too, and nothing the other way round.
+    // What is mounted outside later appears inside too, but not the other way round.
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_SLAVE, NOTHING).map_err(|error| {
         match is_restricted_by_apparmor() {
             true => EnterError::AppArmor,
@@ -97,7 +97,7 @@ pub(super) fn is_restricted_by_apparmor() -> bool {
 
 /// Maps one user and one group of the new namespace, each with its id inside and outside.
 fn map_ids(user: (u32, u32), group: (u32, u32)) -> io::Result<()> {
-    // Without this, groups could be given up, and with them what they are refused (user_namespaces(7)).
+    // Without this, a process could give up groups, and with them what they are denied (user_namespaces(7)).
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("{} {} 1", user.0, user.1))?;
     fs::write("/proc/self/gid_map", format!("{} {} 1", group.0, group.1))
@@ -110,7 +110,7 @@ impl Inside {
 
     pub(super) fn give_up(self) -> io::Result<()> {
         let Some((user, group)) = self.before else { return Ok(()) };
-        // Permissions in this namespace are none in the one that owns the network and the mounts.
+        // Permissions in this namespace do not hold in the one that owns the network and the mounts.
         unshare(CloneFlags::CLONE_NEWUSER)?;
         map_ids((user, 0), (group, 0))
     }
@@ -179,7 +179,7 @@ pub(super) fn receive(
     }
 }
 
-/// Also where the file has been replaced since this process has started.
+/// This program's file, even if it has been replaced since this process started.
 pub(super) fn own_program() -> PathBuf {
     "/proc/self/exe".into()
 }

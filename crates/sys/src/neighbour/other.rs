@@ -1,4 +1,4 @@
-//! Systems that are not asked.
+//! Systems whose routes and neighbours are not read.
 
 use std::net::SocketAddr;
 

@@ -35,12 +35,13 @@ pub(super) fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) 
     let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit.unwrap_or_default()));
 }
 
-/// What was sent counts only once it has been sent again that often: an acknowledgement may be lost, or late.
+/// Data counts as unacknowledged only once it was retransmitted this often: an acknowledgement may be lost, or late.
 const RETRIES: u8 = 2;
 
 pub(super) fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
     let info = TcpInfo::of(stream)?;
-    // What this machine itself drops on the way out was never sent. The system probes for room then, and a peer that has none answers.
+    // Data that this machine itself drops on the way out was never sent. The system then sends window probes, which a
+    // peer without room answers.
     let is_so = info.unacknowledged > 0 && info.retries >= RETRIES || info.probes >= RETRIES;
     is_so.then(|| Duration::from_millis(info.last_acknowledgement.into()))
 }
@@ -110,7 +111,7 @@ mod options {
     );
 
     sockopt_impl!(
-        /// The same for IPv6 (ipv6(7)).
+        /// The same option for IPv6 (ipv6(7)).
         MtuDiscoveryV6,
         Both,
         libc::IPPROTO_IPV6,

@@ -14,7 +14,7 @@ pub(super) fn tune_link(stream: &TcpStream) {
 /// This system has no such limit.
 pub(super) fn limit_unacknowledged(_: &TcpStream, _: Option<Duration>) {}
 
-/// It is not asked.
+/// This system is not asked.
 pub(super) fn unacknowledged(_: &TcpStream) -> Option<Duration> {
     None
 }

@@ -72,8 +72,8 @@ pub fn status() -> Result<Status, ServiceError> {
     system::status()
 }
 
-/// Where to look when the service fails: the command that shows what it has logged. Where a service of another program has the
-/// name, that.
+/// Where to look when the service fails: the command that shows what it has logged, or that the service of another program has
+/// the name.
 pub fn where_to_look() -> String {
     system::where_to_look()
 }

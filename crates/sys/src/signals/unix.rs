@@ -13,7 +13,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on.
+    /// Handles the signals from now on.
     ///
     /// # Errors
     /// The operating system's error.
@@ -25,7 +25,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next request.
     pub async fn next(&mut self) -> Request {
         tokio::select! {
             _ = self.terminate.recv() => Request::Stop,

@@ -21,7 +21,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Handles them from now on. The system ends the process some seconds after the last three, whatever it still does.
+    /// Handles these events from now on. The system ends the process some seconds after the last three, whatever it still does.
     ///
     /// # Errors
     /// The operating system's error.
@@ -36,7 +36,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next request.
     pub async fn next(&mut self) -> Request {
         let Self { interrupt, interrupt_all, close, logoff, shutdown, manager } = self;
         // A service is told of the end of every session, and outlives all of them.

@@ -109,7 +109,7 @@ impl StateError {
 const OTHER_HOME: &str =
     "set HOME or XDG_STATE_HOME to a directory of this user, or name a directory with --state DIR";
 
-/// Whether a directory is missing, and its place is another user's or no file system for it.
+/// Whether a directory is missing because its place belongs to another user, or is on a file system that takes none.
 fn cannot_be_there(action: &str, source: &io::Error, path: &Path) -> bool {
     let above = path.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok());
     let is_of_another = || above.and_then(users::owner_of).is_some_and(|owner| Some(owner) != users::own());
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_home_in_which_nothing_can_be_made_is_to_be_replaced() {
-        // Whoever runs this: the kernel makes nothing there.
+        // Whoever runs this test, the kernel creates nothing there.
         let error =
             io_error("create", Path::new("/proc/.local/state/laneway"))(io::ErrorKind::NotFound.into());
         if Path::new("/proc").is_dir() {

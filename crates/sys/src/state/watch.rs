@@ -1,4 +1,4 @@
-//! Whether files of a state directory may have changed, without a look at each of them.
+//! Whether files of a state directory may have changed, without checking each of them.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +8,7 @@ use super::StateDir;
 /// The coarsest clock by which a file system times changes (FAT has 2 s). A change that follows another one within it may leave
 /// the time of the directory as it is.
 const GRANULARITY: Duration = Duration::from_secs(3);
-/// How often files are looked at although the directory seems unchanged: a file may have been overwritten in place, and a few
+/// How often files are checked although the directory seems unchanged: a file may have been overwritten in place, and a few
 /// network file systems keep no such time.
 const LOOK_ANYWAY: Duration = Duration::from_secs(5);
 

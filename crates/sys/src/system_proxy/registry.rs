@@ -50,7 +50,7 @@ pub(super) fn through(proxy: SocketAddr, current: &[Setting]) -> Vec<Setting> {
             ENABLE => Some("1".into()),
             SERVER => Some(proxy.to_string()),
             OVERRIDE => Some("localhost;127.*;[::1];<local>".into()),
-            // A script would come before the server.
+            // A script would take precedence over the server.
             _ => None,
         };
         Setting { value, ..one.clone() }

@@ -109,14 +109,14 @@ fn mode_of(mode: u32) -> mode_t {
     (mode & 0o777).try_into().unwrap_or_default()
 }
 
-/// Binds a socket whose file has these permissions from its beginning. Whoever may write to the directory could replace the file
-/// before it is given others, and have those of another file changed. Other files that this process makes at the same moment
-/// get them too, so this belongs to its start.
+/// Binds a socket whose file has these permissions from its beginning. If they were set later, anyone who may write to the
+/// directory could replace the file first, and so have those of another file changed. Other files that this process makes at
+/// the same moment get them too, so this belongs to its start.
 fn bind_with(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(mode_of(mode));
     // A directory may have permissions for new files that replace the mask (acl(5)); on Linux, never more than these.
     let _ = fchmod(socket, mode);
-    // It is the mask of the whole process: nobody else changes it meanwhile.
+    // The mask is that of the whole process: no other call may change it meanwhile.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = umask(mode.complement());

@@ -22,8 +22,8 @@ pub(super) fn name_of(user: u32) -> Option<String> {
     Some(User::from_uid(user.into()).ok()??.name)
 }
 
-/// Whose a program of this user is. The user of the machine's node is `service`, or the one that its state belongs to: that
-/// directory is in one that only root can write.
+/// Whose a program of `user` is. The machine's node runs as `service`, or as the owner of its state directory, which is in
+/// one that only root can write.
 pub(super) fn judge(user: u32, service: Option<u32>) -> Whose {
     let owner = || paths::machine_state().and_then(|path| owner_of(&path));
     match user {

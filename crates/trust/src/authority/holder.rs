@@ -42,8 +42,8 @@ pub type Held = watch::Receiver<Option<Authority>>;
 pub struct Member {
     /// The node id in hexadecimal, which is also the certificate's serial number.
     pub id: String,
-    /// Its name. No other member that is not removed has one that looks like it, unless another machine that holds the
-    /// authority's key admitted that member.
+    /// Its name. No other present member has one that looks like it, unless another machine that holds the authority's
+    /// key admitted that member.
     pub name: String,
     /// The name that it asked for.
     pub(super) wanted: String,

@@ -20,7 +20,7 @@ pub struct Removed {
     pub name: Option<String>,
     /// Its id.
     pub id: NodeId,
-    /// Whether it was no member any more: it had left by itself, or another machine with the authority's key removed it. Open
+    /// Whether it was no longer a member: it had left by itself, or another machine with the authority's key removed it. Open
     /// invites of this machine and the discovery key had remained.
     pub was_gone: bool,
     /// Whether it created the group, or became a member by importing the group's key. Others may have imported it later.
@@ -139,8 +139,8 @@ impl Authority {
     }
 
     /// Removes members that have left by themselves, and notes in the list that they did. Open invites stay open, and the
-    /// discovery key is kept: whoever joins and leaves in turn must not use up the old keys by which members that were off find
-    /// the group. `None` when all of them were removed before.
+    /// discovery key is kept: a machine that keeps joining and leaving must not use up the old keys by which members that
+    /// were off find the group. `None` when all of them were removed before.
     ///
     /// # Errors
     /// When it cannot be recorded.
@@ -219,7 +219,7 @@ impl Candidate {
     }
 }
 
-/// Everybody who can be named: those in the list after those of whom it knows nothing.
+/// All machines that can be named: first those that the list does not know, then those in it.
 fn candidates(
     members: Vec<Member>,
     revoked: &BTreeSet<NodeId>,
@@ -249,8 +249,8 @@ fn candidates(
 }
 
 /// The one machine that `who` names: by its whole id, else by its name or the beginning of its id. Members that are leaving
-/// count only when no other one is named, and removed ones only when none of both is. Anybody can be named by the whole id:
-/// another machine with the authority's key may have admitted it, and no gateway seen it.
+/// count only when no other one is named, and removed ones only when neither kind is. Any machine can be named by its whole
+/// id: another machine with the authority's key may have admitted it, and no gateway may have seen it.
 fn find(all: &[Candidate], who: &str) -> Result<Candidate, RevokeError> {
     let digits = who.to_ascii_lowercase();
     if let Some(id) = NodeId::parse(&digits) {
@@ -280,7 +280,7 @@ fn find(all: &[Candidate], who: &str) -> Result<Candidate, RevokeError> {
     }
 }
 
-/// That this machine has been removed already, and who else has its name.
+/// The error that this machine was removed already, with who else has its name.
 fn already(removed: &Candidate, all: &[Candidate]) -> RevokeError {
     let same_name = |one: &&Candidate| removed.name.as_ref().is_some_and(|name| one.is_called(name));
     let other = all.iter().filter(same_name).find(|one| !one.is_no_member());
@@ -347,7 +347,8 @@ mod tests {
         let laptop = key();
         authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
         assert_eq!(authority.revoke("laptop").unwrap().closed, 1);
-        // Not with the code that it knows, not as a machine whose answer was lost, and not with a new code.
+        // Not admitted: not with the code that it knows, not as a machine whose answer was lost, and not with a new
+        // code.
         let again = |invite, key: [u8; 32]| {
             refusal(authority.admit(invite, &key, &suggested("x")).map(drop).unwrap_err())
         };

@@ -127,7 +127,7 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &WantedName) -> Result
     }
     write_json(state, MEMBERS, &members)?;
     let write_key = || {
-        // An export that is read back where it was written tells of no other machine.
+        // An export that is read back where it was written is no sign of another machine.
         if state.stamp(CA_KEY).is_none() {
             state.write(IMPORTED, b"")?;
         }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(names, ["first", "laptop", "second"]);
         let mode = std::fs::metadata(state.file(CA_KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        // It can do everything that an authority does.
+        // This machine can do everything that an authority does.
         let code = here.invite(Role::Gateway, Uses::Any, None, None).unwrap();
         here.admit(&code.invite, &key(), &named("third")).unwrap();
         assert_eq!(here.revoke("third").unwrap().epoch, 2);

@@ -10,8 +10,8 @@ use crate::id::NodeId;
 /// Maximum interval that a candidate may announce, in milliseconds. A candidate counts as silent after three and a half
 /// intervals, so every silence is noticed within 70 s, whatever is announced.
 pub const MAX_INTERVAL_MILLIS: u16 = 20_000;
-/// The same for a candidate that is active, draining, or bringing its uplink up: others wait for it, so its silence is
-/// noticed within 3.5 s.
+/// The maximum for a candidate that is active, draining, or bringing its uplink up: others wait for it, so its silence
+/// is noticed within 3.5 s.
 pub const MAX_LEADING_INTERVAL_MILLIS: u16 = 1_000;
 
 /// The state that a candidate announces for itself.

@@ -67,7 +67,7 @@ pub struct DatagramSigner {
 pub struct AnnouncedName(pub [u8; NAME_SIZE]);
 
 impl AnnouncedName {
-    /// What fits of this name.
+    /// As much of this name as fits.
     pub fn new(name: &str) -> Self {
         let mut bytes = [0; NAME_SIZE];
         bytes.iter_mut().zip(name.bytes()).for_each(|(byte, of_name)| *byte = of_name);

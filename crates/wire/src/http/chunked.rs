@@ -20,9 +20,9 @@ const GATHERED: usize = 64 * 1024;
 /// Decodes a chunked body that arrives in pieces.
 ///
 /// Chunk extensions and trailer fields are dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A chunk-size line and a
-/// trailer section have at most [`MAX_HEAD`] bytes, and all extensions of the body of a request together at most as many more
-/// than it has data (§7.1.1 asks for a limit). A truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a
-/// truncation (§8), unless [`ChunkedDecoder::may_end`].
+/// trailer section have at most [`MAX_HEAD`] bytes, and all extensions of a request body together at most as many more than it
+/// has of data (§7.1.1 asks for a limit). A truncated body is never done: the caller must treat the end of its input before
+/// [`Step::Done`] as a truncation (§8), unless [`ChunkedDecoder::may_end`].
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: State,
@@ -318,7 +318,7 @@ mod tests {
                 }
             };
         }
-        // Before the end the rest depends on the cuts; after it, it is the next message.
+        // Before the end of the body the rest depends on the cuts; after it, the rest is the next message.
         let rest = if decoder.is_done() { input.to_vec() } else { Vec::new() };
         Decoded { body, done: decoder.is_done(), rest, error }
     }

@@ -124,7 +124,7 @@ impl Fields {
     }
 }
 
-/// Of fields that were parsed before, so that none of them is checked again.
+/// Collects fields that were parsed before, so none of them is checked again.
 impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Fields {
     fn from_iter<T: IntoIterator<Item = (&'a [u8], &'a [u8])>>(parsed: T) -> Fields {
         let mut fields = Fields::default();

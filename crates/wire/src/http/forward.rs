@@ -88,7 +88,7 @@ pub(super) fn end_to_end(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])
 pub(super) struct FramingField(Option<(&'static str, Vec<u8>)>);
 
 impl FramingField {
-    /// For a body that ends like this; `codings` come before `chunked`.
+    /// The field for a body that ends like this; `codings` come before `chunked`.
     pub(super) fn new(body: BodyLength, codings: &[u8]) -> FramingField {
         FramingField(framing::field(body, codings))
     }

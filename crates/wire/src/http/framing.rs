@@ -40,7 +40,7 @@ pub(super) struct ResponseFraming {
 }
 
 impl ResponseFraming {
-    /// Reads `Transfer-Encoding`, which overrides `Content-Length` (RFC 9112 §6.3), or else that.
+    /// Reads `Transfer-Encoding`, which overrides `Content-Length` (RFC 9112 §6.3), or else `Content-Length`.
     pub(super) fn parse(version: Version, fields: &Fields) -> Result<ResponseFraming, Malformed> {
         let mut codings: Vec<&[u8]> = fields.list("transfer-encoding").collect();
         let given = codings.len();

@@ -1,4 +1,4 @@
-//! Logins that belong to a connection and not to a request: NTLM, Negotiate (RFC 4559) and their relatives.
+//! Logins that belong to a connection, not to a request: NTLM, Negotiate (RFC 4559) and their relatives.
 
 use super::Fields;
 

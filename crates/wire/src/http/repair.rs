@@ -1,8 +1,8 @@
 //! Response heads that break the grammar but have one meaning, rewritten so that they keep it.
 //!
 //! Requests are never repaired: two recipients must not see two different requests. A response goes to the one app that
-//! asked, and is written anew, so all that matters is that its own meaning is certain. What is repaired here, every
-//! browser or other proxy accepts.
+//! asked, and is written anew, so all that matters is that its own meaning is certain. Every browser or other proxy
+//! accepts what is repaired here.
 
 use super::Malformed;
 use super::grammar::{is_blank, is_text_byte, is_token};
@@ -30,7 +30,7 @@ pub(super) fn repair(head: &[u8]) -> Result<Repaired, Malformed> {
     let mut lines = Lines(head).skip_while(|line| matches!(line, Ok(line) if line.is_empty()));
     let mut out = Vec::with_capacity(head.len() + 64);
     let mut doubtful = status_line(lines.next().ok_or(Malformed::Unfinished)??, &mut out)?;
-    // What makes two bytes of a line break does so in the body, too, which is then longer than it says.
+    // A program that writes CR LF for each LF does so in the body too, which is then longer than its stated length.
     doubtful |= head.windows(3).any(|bytes| bytes == b"\r\r\n");
     // Whether the last line is part of a field that is kept.
     let mut in_field = false;
@@ -82,10 +82,10 @@ pub fn may_begin_response(bytes: &[u8]) -> bool {
     })
 }
 
-/// Writes the status line without its line break: `HTTP/1.1 200 OK`. The one received may have more white space between
-/// its parts or none before the reason, no reason, a later minor version (RFC 9110 §2.5), a subcode as IIS has it (`403.6`), or
-/// be `ICY 200 OK`, which streams of music have. Scripts send `HTTP/2.0 404 Not Found` whatever is spoken: it is text, and so
-/// HTTP/1.1. Returns whether the connection may be of no more use.
+/// Writes the status line without its line break: `HTTP/1.1 200 OK`. The one received may have more white space between its
+/// parts or none before the reason, no reason, a later minor version (RFC 9110 §2.5), a subcode as IIS has it (`403.6`), or be
+/// `ICY 200 OK`, as music streams have. Scripts send `HTTP/2.0 404 Not Found` whatever is spoken: it is text, and so HTTP/1.1.
+/// Returns whether the connection may be of no more use.
 fn status_line(line: &[u8], out: &mut Vec<u8>) -> Result<bool, Malformed> {
     let end = line.iter().position(is_blank).unwrap_or(line.len());
     let (version, rest) = line.split_at(end);

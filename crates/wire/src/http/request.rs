@@ -54,7 +54,7 @@ impl RequestHead {
         Self::parse_within(head, MAX_HEAD)
     }
 
-    /// The same of a head that another node has written anew, of at most [`MAX_LINK_HEAD`] bytes.
+    /// As [`RequestHead::parse`], for a head that another node has written anew, of at most [`MAX_LINK_HEAD`] bytes.
     ///
     /// # Errors
     /// As [`RequestHead::parse`].
@@ -234,9 +234,9 @@ impl RequestHead {
     }
 }
 
-/// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes
-/// precedence, and may then be empty or have the user information of a URL: Python sends both to a proxy as they are. That of a CONNECT goes nowhere, and says nothing that its target does not say: many
-/// clients send none, and others a URL or an address with a zone.
+/// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes precedence, and
+/// may then be empty or have the user information of a URL: Python sends both to a proxy as they are. The `Host` of a CONNECT
+/// is not forwarded, and says nothing beyond its target: many clients send none, and others a URL or an address with a zone.
 fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
     let target_has_host = match target {
         RequestTarget::Authority { .. } => return Ok(()),

@@ -47,7 +47,7 @@ impl ResponseHead {
         Self::parse_within(head, request_method, MAX_HEAD)
     }
 
-    /// The same of a head that another node may have written anew, of at most [`MAX_LINK_HEAD`] bytes.
+    /// As [`ResponseHead::parse`], for a head that another node may have written anew, of at most [`MAX_LINK_HEAD`] bytes.
     ///
     /// # Errors
     /// As [`ResponseHead::parse`].
@@ -58,7 +58,7 @@ impl ResponseHead {
     fn parse_within(head: &[u8], request_method: &Method, most: usize) -> Result<ResponseHead, Malformed> {
         let tokens::ResponseTokens { version, status, reason, fields, doubtful } =
             tokens::response(head, most)?;
-        // RFC 9110 §15: the first digit is the class, of which there is none called 0.
+        // RFC 9110 §15: the first digit is the class, and there is no class 0.
         if status < 100 {
             return Err(Malformed::StatusLine);
         }
@@ -214,7 +214,7 @@ pub struct Recipient {
     pub keep_alive: bool,
 }
 
-/// The framing of a response that ends with its head, whose fields say nothing (RFC 9112 §6.3), but for the length that
+/// The framing of a response that ends with its head, whose fields say nothing (RFC 9112 §6.3), except for the length that
 /// the body of a HEAD or 304 would have had. A server that announces a body after a 1xx or 204 violates §6.1, and may send
 /// it nevertheless; it would be read as the next response.
 fn without_body(status: u16, fields: &Fields) -> ResponseFraming {

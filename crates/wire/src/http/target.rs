@@ -149,8 +149,8 @@ fn absolute(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
     })
 }
 
-/// `host[:port]` with a host of another script converted to A-labels (RFC 5890 §2.3.2.1), as the clients do that know how: UTF-8
-/// alone has a certain meaning.
+/// `host[:port]` with a host of another script converted to A-labels (RFC 5890 §2.3.2.1), as clients do that can: only UTF-8
+/// has a certain meaning.
 pub(super) fn in_ascii(authority: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     if authority.is_ascii() {
         return Ok(authority.into());

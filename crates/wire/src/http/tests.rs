@@ -55,8 +55,8 @@ fn pairs(fields: &Fields) -> Pairs {
     fields.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
 }
 
-/// A head as the simplest reader sees it that knows of nothing but CRLF, SP and colon: the three parts of its first
-/// line and its fields. It shares no code with the parser.
+/// A head as the simplest reader sees it, which knows only CRLF, SP and colon: the three parts of its first line
+/// and its fields. It shares no code with the parser.
 fn read_naively(head: &[u8]) -> ([Vec<u8>; 3], Pairs) {
     let text = head.strip_suffix(b"\r\n\r\n").unwrap_or_else(|| panic!("{}", head.escape_ascii()));
     // Each byte as the character with its number.
@@ -83,7 +83,7 @@ fn version_of(text: &[u8]) -> Version {
     }
 }
 
-/// Whether a field is written anew, and not copied.
+/// Whether a field is written anew, not copied.
 fn is_rewritten(name: &[u8]) -> bool {
     ["host", "content-length", "transfer-encoding", "via", "connection", "upgrade", "max-forwards"]
         .iter()

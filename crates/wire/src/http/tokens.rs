@@ -127,8 +127,8 @@ fn request_options() -> ParserConfig {
     options
 }
 
-/// Responses are read by the same grammar at first. What breaks it is [`repair`]'s to judge and not httparse's, which
-/// would drop a line without a word.
+/// Responses are read by the same grammar at first. What breaks it is for [`repair`] to judge, not for httparse,
+/// which would silently drop a line.
 fn response_options() -> ParserConfig {
     let mut options = ParserConfig::default();
     options.allow_spaces_after_header_name_in_responses(false);
@@ -208,7 +208,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\n\r\n", Malformed::LineBreak),
             ("GET / HTTP/1.1\r\nHost:\n\r\n", Malformed::LineBreak),
             ("GET / HTTP/1.1\r\nHost: h\r\n\n", Malformed::LineBreak),
-            // RFC 9112 §2.2: "at least one" empty line, and not any number.
+            // RFC 9112 §2.2: "at least one" empty line, not any number.
             ("\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Malformed::LineBreak),
             ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Malformed::RequestLine),
             // RFC 9112 §3.2.1, RFC 3986 §4.3: a target has no fragment.

@@ -43,7 +43,7 @@ impl<'a> Bulk<'a> {
         let (open, is_open) = mpsc::channel();
         let (counters, failed) = (moved.clone(), broken.clone());
         let thread = client.spawn(move || {
-            // It cannot fail: its errors are sent.
+            // This cannot fail: errors are sent.
             let _ = block_on(async {
                 let mut streams = Vec::new();
                 for counter in counters {

@@ -21,7 +21,7 @@ const OPENING: Duration = Duration::from_secs(12);
 pub(crate) struct Held(Vec<TcpStream>);
 
 impl Held {
-    /// None yet.
+    /// No tunnels yet.
     pub(crate) fn none() -> Self {
         Self(Vec::new())
     }

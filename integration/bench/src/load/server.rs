@@ -38,7 +38,7 @@ struct Counters {
 }
 
 impl Server {
-    /// Starts it.
+    /// Starts the server.
     pub(crate) fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let counters = Arc::new(Counters::default());
         let (ready, is_ready) = mpsc::channel();

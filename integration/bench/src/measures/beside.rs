@@ -25,7 +25,7 @@ pub(super) const STALLED: Measure = Measure {
 const STALLED_TUNNELS: usize = 64;
 /// The buffers of the stalled tunnels are full once the server has sent nothing for this long.
 const FULL: Duration = Duration::from_millis(300);
-/// Whoever takes longer, or has no limit, is measured while they fill.
+/// A peer that takes longer, or has no limit, is measured while they fill.
 const FILLS: Duration = Duration::from_secs(8);
 
 fn beside_download(subject: &mut Subject<'_>) -> Result<()> {

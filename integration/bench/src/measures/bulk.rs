@@ -45,7 +45,7 @@ fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<()> {
     Ok(())
 }
 
-/// What came through in one window.
+/// How much came through in one window.
 pub(super) struct Went {
     /// GB/s.
     pub(super) rate: f64,

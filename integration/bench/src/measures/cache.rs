@@ -27,7 +27,7 @@ pub(super) const CACHE: Measure = Measure {
 
 /// The files: what they are called, and their sizes in bytes.
 const SIZES: [(&str, usize); 2] = [("small", 4096), ("large", 16 << 20)];
-/// What distinguishes the ports of the peer without a cache from those of the others.
+/// The number that distinguishes the ports of the peer without a cache.
 const NUMBER: u16 = 90;
 
 /// The peers without a cache that have their keys.

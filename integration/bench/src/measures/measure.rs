@@ -19,7 +19,7 @@ pub(crate) struct Figure {
 pub(crate) struct Metric {
     pub(crate) name: String,
     pub(crate) unit: &'static str,
-    /// Whether the quotient by the ceiling's figure says something.
+    /// Whether its quotient by the ceiling's figure is meaningful.
     pub(crate) compared: bool,
     /// Digits after the point.
     pub(crate) digits: usize,
@@ -38,7 +38,7 @@ impl Metric {
 /// A peer that is to be measured, running.
 pub(crate) struct Subject<'a> {
     pub(crate) peer: &'a dyn Peer,
-    /// What distinguishes its ports.
+    /// The number that distinguishes its ports.
     pub(crate) number: u16,
     pub(crate) site: &'a Site,
     pub(crate) server: &'a Server,

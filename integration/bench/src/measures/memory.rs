@@ -20,7 +20,7 @@ const FEW: usize = 1000;
 const MANY: usize = 10_000;
 /// Descriptors that are not tunnels, in any process.
 const OTHER_DESCRIPTORS: usize = 400;
-/// What was only for the opening is given back.
+/// Time to give back memory that was only for the opening.
 const SETTLE: Duration = Duration::from_secs(1);
 
 fn idle_tunnels(subject: &mut Subject<'_>) -> Result<()> {
@@ -47,7 +47,7 @@ fn idle_tunnels(subject: &mut Subject<'_>) -> Result<()> {
     Ok(())
 }
 
-/// No more than a process may have both ends of: the bench itself does, and so does a relay.
+/// At most as many as one process may have both ends of, as the bench and a relay do.
 fn permitted(tunnels: usize) -> Result<usize> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let limit = usize::try_from(limit)?.saturating_sub(OTHER_DESCRIPTORS) / 2;

@@ -13,8 +13,8 @@ const QUIET_POLLS: u32 = 3;
 const TICK: f64 = 0.01;
 
 impl Subject<'_> {
-    /// Waits until nothing happens at the server any more and the peer's processes are at rest, but not for ever; returns how
-    /// long that took.
+    /// Waits, for a bounded time, until nothing happens at the server and the peer's processes are at rest; returns how long
+    /// that took.
     pub(crate) fn settle(&self) -> Duration {
         let start = Instant::now();
         let processes = self.running.processes();

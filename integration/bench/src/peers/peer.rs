@@ -94,7 +94,7 @@ pub(crate) trait Peer {
     fn about(&self) -> About;
     /// What it lacks on this machine.
     fn missing(&self) -> Option<Missing>;
-    /// The same without a cache, if it has one.
+    /// The same peer without a cache, if it has one.
     fn without_cache(&self) -> Option<Box<dyn Peer>> {
         None
     }

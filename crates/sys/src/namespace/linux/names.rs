@@ -12,7 +12,7 @@ const CONFIGURATION: &str = "/etc/resolv.conf";
 /// Where programs outside wait for questions of the C library: nscd, systemd-resolved, avahi. They would answer from their
 /// own network.
 const ASKED: [&str; 4] = ["/run/nscd", "/var/run/nscd", "/run/systemd/resolve", "/run/avahi-daemon"];
-/// Hidden while the file is made, because an ordinary user has no other place that nobody else sees.
+/// Where the file is made, hidden meanwhile: an ordinary user has no other place that nobody else sees.
 const WORKSHOP: &str = "/tmp";
 
 pub(super) fn use_own_server() -> io::Result<()> {
@@ -43,7 +43,7 @@ fn empty(directory: &Path) -> io::Result<()> {
     Ok(mount(Some("tmpfs"), directory, Some("tmpfs"), flags, Some("mode=755,size=64k"))?)
 }
 
-/// The same configuration with another name server.
+/// The configuration `before`, with another name server.
 fn configuration(before: &str) -> String {
     let kept = before.lines().filter(|line| {
         let word = line.split_whitespace().next();

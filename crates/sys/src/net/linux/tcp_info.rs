@@ -28,7 +28,7 @@ pub(super) struct TcpInfo {
 
 /// The number of 32-bit words up to the last field that every version has, and that is read.
 const FIRST_WORDS: usize = 15;
-/// The same up to the last field that is read at all.
+/// The number of words up to the last field that is read at all.
 const WORDS: usize = 32;
 
 impl TcpInfo {
@@ -46,7 +46,7 @@ impl TcpInfo {
         (result == 0).then(|| Self::parse(&words, length as usize))?
     }
 
-    /// Of `length` bytes that the system has written.
+    /// The fields in `length` bytes that the system has written.
     fn parse(words: &[u32; WORDS], length: usize) -> Option<Self> {
         let [_, _, retries, probes] = words[0].to_ne_bytes();
         (length >= size_of_val(&words[..FIRST_WORDS])).then_some(Self {

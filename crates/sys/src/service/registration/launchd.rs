@@ -16,7 +16,7 @@ use crate::paths;
 const STOP: Duration = Duration::from_secs(70);
 /// How long a node that starts may take.
 const START: Duration = Duration::from_secs(15);
-/// Interval between two looks at the state.
+/// Interval between two checks of the state.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The domain of launchctl for the machine.
@@ -78,7 +78,7 @@ impl Scope {
             ))
     }
 
-    /// Waits until it is so.
+    /// Waits until `is_so`.
     fn wait(
         &self,
         limit: Duration,
@@ -174,7 +174,8 @@ pub(super) fn start() -> Result<(), ServiceError> {
     scope.wait(START, || Ok(matches!(status()?, Status::Running { .. })))
 }
 
-/// Unloads it, until it is started or the machine boots: a service that is loaded would be started again if it had failed.
+/// Unloads the service, until it is started or the machine boots: a service that is loaded would be started again if it
+/// had failed.
 pub(super) fn stop() -> Result<(), ServiceError> {
     let scope = Scope::installed()?;
     if !scope.is_loaded()? {

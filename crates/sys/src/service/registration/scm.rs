@@ -21,7 +21,7 @@ use crate::service::host::plain;
 
 /// The account of the service: one of its own, which Windows makes, without rights that others lack.
 const ACCOUNT: &str = r"NT SERVICE\laneway";
-/// Interval between two looks at the state.
+/// Interval between two checks of the state.
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long a service may stay in a state beyond what it says itself.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -108,7 +108,7 @@ fn refuse_profile(program: &Path) -> Result<(), ServiceError> {
         .hint(r#"copy the program to "C:\Program Files\laneway", and run 'laneway service install' there"#))
 }
 
-/// A second installation with the same settings is none.
+/// Accepts a second installation with the same settings.
 fn check_same(
     found: &windows_service::service::Service,
     service: &Service,
@@ -187,7 +187,7 @@ fn halt(service: &windows_service::service::Service) -> Result<(), ServiceError>
         }
         Err(error) => return Err(failed(what, error)),
     }
-    // It says that it stops a moment after it was told.
+    // The service reports the stop a moment after the request.
     let start = Instant::now();
     loop {
         let status = wait(service, ServiceState::StopPending)?;
@@ -259,8 +259,8 @@ pub(super) fn where_to_look() -> String {
     }
 }
 
-/// The command line of the service, if there is one that this user may read. Failures are not reported: it is only called to
-/// explain another one.
+/// The command line of the service, if there is one that this user may read. Failures are not reported: this is only called
+/// to explain another failure.
 fn command_line() -> Option<String> {
     let manager = ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT).ok()?;
     let service = manager.open_service(NAME, ServiceAccess::QUERY_CONFIG).ok()?;

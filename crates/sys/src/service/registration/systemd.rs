@@ -51,7 +51,7 @@ impl Scope {
         found.filter(|_| self == Self::Machine).find(|unit| unit.exists())
     }
 
-    /// The error where there is no unit. A user is told of the machine's.
+    /// The error where there is no unit. A user is told of the machine's unit.
     fn without_unit(self) -> ServiceError {
         let machine = Self::Machine;
         let is_there = machine.packaged().is_some() || machine.unit().is_ok_and(|unit| unit.exists());
