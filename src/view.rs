@@ -1,5 +1,6 @@
 //! Collects what the node shows of itself: the facts of each part, in one [`Snapshot`].
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use crate::cache::store::{MostUsed, Size};
 use crate::failure::printable;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
+use crate::net;
 use crate::peers::candidate;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
@@ -127,13 +129,7 @@ impl View {
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
             discovery_dropped: words(telemetry.discovery.dropped.values()),
-            other_groups: telemetry
-                .discovery
-                .other_groups
-                .present(now)
-                .iter()
-                .map(IpAddr::to_string)
-                .collect(),
+            other_groups: self.other_groups(&links, now),
             discovery_signatures: telemetry.discovery.signatures.value(),
             trouble,
             events: telemetry.journal.latest(MOST_EVENTS),
@@ -238,6 +234,21 @@ impl View {
             }
         });
         seen.collect()
+    }
+
+    /// The machines of other groups on the networks of this machine, which may have been carried from another LAN a moment ago; without
+    /// the addresses of gateways that are heard or linked.
+    fn other_groups(&self, links: &[Link], now: Instant) -> Vec<String> {
+        let known = self.shared.directory.ranked(now);
+        let is_there = |gateway: &&Gateway| {
+            gateway.state(now).is_some() || links.iter().any(|link| Some(link.gateway.id) == gateway.id)
+        };
+        let members = known.iter().filter(is_there).map(|gateway| gateway.link);
+        let members = members.chain(links.iter().map(|link| link.address));
+        let members: BTreeSet<IpAddr> = members.map(|address| net::plain(address).ip()).collect();
+        let others = self.shared.telemetry.discovery.other_groups.present(now).into_iter();
+        let others = others.filter(|ip| !members.contains(ip) && self.shared.own.shares_network_with(*ip));
+        others.map(|ip| ip.to_string()).collect()
     }
 
     fn datagrams(&self) -> Vec<Counted> {

@@ -31,6 +31,12 @@ impl OtherGroups {
         is_first
     }
 
+    /// Notes a datagram of this group: whoever had this address before, it is a member's now, as after this machine was carried to
+    /// another LAN with the same addresses.
+    pub fn forget(&self, from: IpAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&from);
+    }
+
     /// The machines that are there now.
     pub fn present(&self, now: Instant) -> Vec<IpAddr> {
         let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,5 +62,7 @@ mod tests {
         let later = start + PRESENT;
         assert!(!others.note(address(99), later), "there was one before");
         assert_eq!(others.present(later), [address(99)]);
+        others.forget(address(99));
+        assert!(others.present(later).is_empty(), "that of a member");
     }
 }

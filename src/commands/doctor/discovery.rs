@@ -13,6 +13,7 @@ use super::report::{Finding, Layer, Verdict};
 use crate::commands::ask;
 use crate::failure::{Failure, Kind};
 use crate::lan::{self, Lan};
+use crate::net;
 use crate::peers::survey::{Seen, Survey};
 use crate::sys::tools;
 use crate::telemetry::report::{self, few, unreached};
@@ -189,6 +190,9 @@ fn same_keys(survey: &Survey) -> Vec<Finding> {
 fn other_groups(survey: &Survey, facts: &Facts<'_>) -> Vec<String> {
     let mut all: BTreeSet<_> = survey.other_groups.iter().map(ToString::to_string).collect();
     all.extend(facts.node.iter().flat_map(|node| node.seen.other_groups.iter().cloned()));
+    // The node may have heard them on another LAN a moment ago.
+    let members = survey.gateways.iter().map(|seen| net::plain(seen.link).ip().to_string());
+    members.for_each(|member| all.retain(|other| *other != member));
     all.into_iter().collect()
 }
 

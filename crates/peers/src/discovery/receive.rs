@@ -47,6 +47,7 @@ impl Discovery {
                 return self.drop_for(reason);
             }
         };
+        self.directory.telemetry().discovery.other_groups.forget(net::plain(received.from).ip());
         let (sender, is_own) = (datagram.sender(), datagram.sender() == self.options.id);
         match datagram {
             Received::Signed(unverified) if is_own => self.hear_own(&keyring, *unverified).await,

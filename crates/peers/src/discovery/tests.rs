@@ -7,6 +7,7 @@ use laneway_trust::group::Group;
 use laneway_trust::join::{self, JoinKey};
 use laneway_trust::name::WantedName;
 use laneway_wire::datagram::{Advert, AnnouncedName, DatagramSigner, Keys, Reach, Received, Standing, State};
+use laneway_wire::id::GroupId;
 
 /// Discovery of one member, with a loopback socket, and datagrams from others.
 struct Lab {
@@ -263,6 +264,24 @@ async fn a_repeated_beacon_costs_no_signature_and_a_new_one_costs_one() {
     lab.receive_from(&lab.one, at(2), beacon(run(0, 4000), State::Draining)).await;
     assert_eq!(lab.signatures(), 4);
     assert_eq!(lab.dropped(), [("old-run", 1), ("replayed", 297)]);
+}
+
+#[tokio::test]
+async fn an_address_that_a_gateway_of_this_group_has_is_no_longer_another_groups() {
+    let lab = lab().await;
+    let others = || lab.discovery.directory.telemetry().discovery.other_groups.present(Instant::now());
+    let of_another = |from| {
+        let message = beacon(run(1, 1), State::Active);
+        let datagram = Datagram { group: GroupId([9; 8]), epoch: 0, sender: NodeId([9; 16]), message };
+        datagram.encode(&Keys::new(&[9; 32]), Way { from, to: lab.socket.own }, Some(&lab.two.signer))
+    };
+    for n in 2..=3 {
+        lab.receive(&of_another(at(n)), at(n)).await;
+    }
+    assert_eq!(others(), [at(2).ip(), at(3).ip()]);
+    // This machine is back on its own LAN, where its gateway has the address of the one there.
+    lab.receive_from(&lab.one, at(2), beacon(run(1, 1), State::Active)).await;
+    assert_eq!(others(), [at(3).ip()]);
 }
 
 #[tokio::test]
