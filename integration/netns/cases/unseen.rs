@@ -11,6 +11,10 @@ use std::fs;
 
 pub(super) const CASES: &[Case] = &[
     ("unseen::name_servers_of_a_gateway_that_do_not_answer", name_servers_of_a_gateway_that_do_not_answer),
+    (
+        "unseen::a_gateway_whose_servers_need_no_name_server_may_have_none",
+        a_gateway_whose_servers_need_no_name_server,
+    ),
     ("unseen::a_name_that_is_tried_from_a_gateway", a_name_that_is_tried_from_a_gateway),
     ("unseen::one_of_two_servers_that_is_down", one_of_two_servers_that_is_down),
     ("unseen::a_firewall_that_was_started_a_moment_ago", a_firewall_that_was_started_a_moment_ago),
@@ -99,6 +103,22 @@ fn name_servers_of_a_gateway_that_do_not_answer(lab: &Lab) {
     name_servers(&g1, "nameserver 10.88.0.100\nnameserver 127.0.0.1\n");
     let diagnosis = refused(&g1);
     assert!(diagnosis.code == 0 && diagnosis.text.contains("127.0.0.1 refuses"), "{}", diagnosis.text);
+}
+
+fn a_gateway_whose_servers_need_no_name_server(lab: &Lab) {
+    let _web = lab.web(who);
+    let g1 = lab.gateway("g1");
+    name_servers(&g1, "# nothing\n");
+    g1.knows("web.lab", lab.server.address());
+    init(&g1);
+    let node = up(&g1, &["--server", "10.88.0.100:80,web.lab:80", "--allow", "*"]);
+    once_well(&g1);
+    let diagnosis = refused(&g1);
+    assert!(diagnosis.text.contains("no name server is configured: that does no harm"), "{}", diagnosis.text);
+    stop(node);
+    let _node = up(&g1, &["--server", "10.88.0.100:80", "--allow", "pypi.lab:443"]);
+    wait_until("it to be a gateway", || status(&g1).node.state.is_some());
+    blames(&refused(&g1), "name servers", &["this gateway cannot resolve names for its clients"]);
 }
 
 fn a_gateway_whose_cable_is_out(lab: &Lab) {

@@ -35,6 +35,8 @@ enum Need {
     Names(Option<String>),
     /// Its rules allow networks, whose hosts may have names.
     Networks,
+    /// It reaches its servers without a name server; its rules allow all other destinations, too.
+    Others,
 }
 
 /// What is found of the name servers.
@@ -129,6 +131,11 @@ pub(super) async fn check(
             let what = format!("{}; that does no harm while all clients name addresses", finding.what);
             Finding { verdict: Verdict::Skipped, what, ..finding }
         }
+        (Need::Others, Verdict::Wrong) if is_default => {
+            let what = "no name server is configured: that does no harm while all clients name addresses, or names of this machine's \
+                        /etc/hosts, such as the servers of this gateway";
+            Finding { verdict: Verdict::Skipped, what: what.into(), why: Vec::new(), ..finding }
+        }
         // Whether it reaches its servers, and so is a gateway at all, shows when its node runs.
         (_, Verdict::Wrong) if node.is_none() && config.node.role == RoleSetting::Auto => {
             let what =
@@ -179,8 +186,12 @@ fn need(rules: &RulesSeen, servers: &[Target], hosts: &Hosts) -> Option<Need> {
     }
     let hosts: Vec<&str> = rules.allowed.iter().map(|rule| host_of(rule)).collect();
     let is_address = |host: &&str| host.parse::<IpAddr>().is_ok() || host.parse::<IpNet>().is_ok();
-    if rules.allows_any || hosts.iter().any(|host| !is_address(host) && !is_known(host)) {
+    let is_name = |host: &&str| *host != "*" && !is_address(host) && !is_known(host);
+    if hosts.iter().any(is_name) {
         return Some(Need::Names(None));
+    }
+    if rules.allows_any || hosts.contains(&"*") {
+        return Some(if servers.is_empty() { Need::Names(None) } else { Need::Others });
     }
     hosts.iter().any(|host| host.parse::<IpNet>().is_ok()).then_some(Need::Networks)
 }
@@ -340,6 +351,11 @@ mod tests {
             (&["10.0.0.5:80"], &["10.0.0.5:80", "10.0.0.0/8"], false, Some(Need::Networks)),
             (&["10.0.0.5:80"], &["10.0.0.5:80", "[fd00::/8]:443"], false, Some(Need::Networks)),
             (&[], &[], true, Some(Need::Names(None))),
+            (&["10.0.0.5:80", "web.lab:80"], &[], true, Some(Need::Others)),
+            (&["10.0.0.5:80"], &["10.0.0.5:80", "*:443"], false, Some(Need::Others)),
+            (&[], &["*:443"], false, Some(Need::Names(None))),
+            (&["10.0.0.5:80"], &["10.0.0.5:80", "pypi.lab:443"], true, Some(Need::Names(None))),
+            (&["other.lab:80"], &[], true, named("other.lab")),
         ] {
             let servers: Vec<Target> = servers.iter().map(|server| server.parse().unwrap()).collect();
             assert_eq!(need(&rules(allowed, any), &servers, &hosts), expected, "{allowed:?}");
