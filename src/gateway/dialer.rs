@@ -20,6 +20,7 @@ use crate::net;
 use crate::own_addresses::OwnAddresses;
 use crate::peers::directory::Directory;
 use crate::shared::Shared;
+use crate::sys::neighbour;
 use crate::telemetry::snapshot::{RulesSeen, Unreached};
 use crate::wire::target::{Host, Target};
 
@@ -86,6 +87,11 @@ impl Dialer {
     /// Whether `target` is reached through an upstream proxy.
     pub(super) fn carries(&self, target: &Target) -> bool {
         self.upstream().carries(target)
+    }
+
+    /// Why nothing comes back from `target`, as far as this machine can tell. Behind an upstream proxy it cannot.
+    pub(super) fn why_silent(&self, target: &Target) -> Option<String> {
+        target.address().filter(|_| !self.carries(target)).and_then(neighbour::silence)
     }
 
     /// The upstream proxies that are not reached, or reject the login.

@@ -23,6 +23,7 @@ use super::egress::{DialResult, Egress, Outcome};
 use super::served::ServedLinks;
 use super::silence::{NOTHING, Speech};
 use super::tls::ServerTls;
+use crate::failure::Kind;
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::peers::discovery::jitter;
@@ -146,8 +147,11 @@ async fn probe(
     }
     match timeout(PROBE_DEADLINE, egress.dialer().dial(server, PROBE_DEADLINE)).await {
         Ok(Ok(_)) => Ok(()),
+        Ok(Err(failure)) if failure.kind == Kind::ConnectTimeout => {
+            Err(egress.dialer().why_silent(server).unwrap_or_else(|| failure.said_here()))
+        }
         Ok(Err(failure)) => Err(failure.said_here()),
-        Err(_) => Err("no answer in time".into()),
+        Err(_) => Err(egress.dialer().why_silent(server).unwrap_or_else(|| check::LATE.into())),
     }
 }
 

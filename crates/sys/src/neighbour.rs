@@ -28,6 +28,30 @@ pub fn presence(hop: Hop) -> Option<Presence> {
     system::presence(hop)
 }
 
+/// How [`in_words`] and [`silence`] begin what they say of a machine that is not there.
+pub const ABSENT: &str = "nobody answers at this address";
+
+/// Why nothing comes back from `to`, as far as the neighbour table tells. For an address that has been silent for a second at least:
+/// machines answer for their addresses within milliseconds.
+pub fn silence(to: SocketAddr) -> Option<String> {
+    let hop = next_hop(to)?;
+    silence_in_words(hop, hop.address == net::plain(to).ip(), presence(hop)?)
+}
+
+fn silence_in_words(hop: Hop, is_direct: bool, presence: Presence) -> Option<String> {
+    match presence {
+        Presence::Absent | Presence::Unanswered => {
+            words(io::ErrorKind::HostUnreachable, hop, is_direct, Some(presence))
+        }
+        // Within the last minute: the system asks again after 15 to 45 s (RFC 4861 §6.3.2).
+        Presence::Here if !is_direct => Some(format!(
+            "no answer in time, although {}, the router on the way, has answered lately",
+            hop.address
+        )),
+        Presence::Here | Presence::Doubted => None,
+    }
+}
+
 /// Adds what the neighbour table knows about the machine at `to` to a connection error. The system's own "no route" and "timed out"
 /// do not say whether a machine is there at all.
 pub fn in_words(to: SocketAddr, error: io::Error) -> io::Error {
@@ -48,10 +72,9 @@ fn words(kind: io::ErrorKind, hop: Hop, is_direct: bool, presence: Option<Presen
     // When nobody has answered, the error is told; the next packet has the system ask again.
     let is_absent = presence == Presence::Absent || presence == Presence::Unanswered && says_unreachable;
     match (is_absent, is_direct) {
-        (true, true) => Some(
-            "nobody answers at this address: the machine is off or not connected, or has another address now"
-                .into(),
-        ),
+        (true, true) => {
+            Some(format!("{ABSENT}: the machine is off or not connected, or has another address now"))
+        }
         (true, false) => Some(format!("nobody answers at {}, the router on the way", hop.address)),
         (false, true) if says_unreachable && presence == Presence::Here => {
             Some("a firewall there, or on the way, rejects the connection".into())
@@ -63,6 +86,18 @@ fn words(kind: io::ErrorKind, hop: Hop, is_direct: bool, presence: Option<Presen
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_is_explained_where_the_system_knows_why() {
+        let hop = Hop { address: "10.77.0.1".parse().unwrap(), interface: 2 };
+        let said = |is_direct, presence| silence_in_words(hop, is_direct, presence).unwrap_or_default();
+        for presence in [Presence::Absent, Presence::Unanswered] {
+            assert!(said(true, presence).starts_with(ABSENT), "{presence:?}");
+            assert!(said(false, presence).starts_with("nobody answers at 10.77.0.1"), "{presence:?}");
+        }
+        assert!(said(false, Presence::Here).contains("although 10.77.0.1, the router on the way"));
+        assert_eq!((said(true, Presence::Here), said(false, Presence::Doubted)), Default::default());
+    }
 
     #[test]
     fn an_error_tells_whether_anybody_is_there_where_that_is_known() {

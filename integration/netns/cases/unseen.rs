@@ -15,6 +15,7 @@ pub(super) const CASES: &[Case] = &[
         "unseen::a_gateway_whose_servers_need_no_name_server_may_have_none",
         a_gateway_whose_servers_need_no_name_server,
     ),
+    ("unseen::a_server_that_is_off_is_told_from_an_uplink_that_is_down", a_server_that_is_off),
     ("unseen::a_name_that_is_tried_from_a_gateway", a_name_that_is_tried_from_a_gateway),
     ("unseen::one_of_two_servers_that_is_down", one_of_two_servers_that_is_down),
     ("unseen::a_firewall_that_was_started_a_moment_ago", a_firewall_that_was_started_a_moment_ago),
@@ -119,6 +120,37 @@ fn a_gateway_whose_servers_need_no_name_server(lab: &Lab) {
     let _node = up(&g1, &["--server", "10.88.0.100:80", "--allow", "pypi.lab:443"]);
     wait_until("it to be a gateway", || status(&g1).node.state.is_some());
     blames(&refused(&g1), "name servers", &["this gateway cannot resolve names for its clients"]);
+}
+
+fn a_server_that_is_off(lab: &Lab) {
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    g1.ip("route add 10.99.0.0/24 via 10.88.0.100");
+    let code = init(&g1);
+    let serve = |server: &str| up(&g1, &["--role", "gateway", "--server", server]);
+    // Nobody has it behind a router that is there.
+    let node = serve("10.99.0.5:80");
+    join(&c1, &code);
+    let mut client = up(&c1, &[]);
+    client.wait_for_line("link up", START);
+    let router = "10.88.0.100, the router on the way, has answered lately";
+    wait_until("the gateway to know", || laneway(&g1, &["status"]).text().contains(router));
+    let here = diagnose(&g1, &[]);
+    blames(&here, "gateway", &[router, "works as far as there", "the server is off"]);
+    let hint = here.hint("gateway");
+    assert!(
+        hint.contains("otherwise switch 10.99.0.5 on") && !hint.contains("bring the uplink up"),
+        "{hint}"
+    );
+    let there = diagnose(&c1, &[]);
+    blames(&there, "gateway", &[router, "'laneway doctor' there tells which"]);
+    stop(node);
+    // Nobody has it on the network of the gateway.
+    let _node = serve("10.88.0.77:80");
+    let absent = "nobody answers at this address";
+    wait_until("the gateway to know", || laneway(&g1, &["status"]).text().contains(absent));
+    wait_until("the client to be linked again", || !status(&c1).links.is_empty());
+    let there = diagnose(&c1, &[]);
+    blames(&there, "gateway", &[absent, "otherwise switch 10.88.0.77 on or connect it"]);
 }
 
 fn a_gateway_whose_cable_is_out(lab: &Lab) {

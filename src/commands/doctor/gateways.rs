@@ -24,6 +24,7 @@ use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
 use crate::net::{self, Segments};
+use crate::sys::neighbour::ABSENT;
 use crate::telemetry::report::{age, few, left};
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock::CLOCK_FLOOR;
@@ -454,7 +455,18 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .hint("try again"),
         Err(failure) => {
             finding = finding.because(cause(&failure, false));
+            let named = server.to_string();
+            let said = gateway.about.iter().flat_map(|about| &about.unreached);
+            let said =
+                said.filter(|fault| fault.server == named && !failure.sentence.contains(&fault.reason));
+            let said = said.map(|fault| reason("its last attempt to reach ", fault)).next();
+            // Its last probe may know more than the answer, which came as soon as the server was slow.
+            let failure = match &said {
+                Some(said) => Failure { sentence: format!("{}; {said}", failure.sentence), ..failure },
+                None => failure,
+            };
             let hint = hint_for(&failure, &server, Some(&on));
+            finding = said.into_iter().fold(finding, Finding::because);
             let is_its_own = gateway.about.iter().any(|about| about.servers.contains(&server.to_string()));
             finding.hint(if is_its_own { or_mistyped(&server, Some(&on), &hint) } else { hint })
         }
@@ -516,9 +528,16 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
         Kind::NetworkUnreachable if failure.side == Side::Gateway => {
             format!("{on}: correct --upstream in the options of 'laneway up', or start that proxy")
         }
-        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => {
-            format!("{on}: {}", uplink_up(host))
-        }
+        Kind::NetworkUnreachable => format!("{on}: {}", uplink_up(host)),
+        Kind::NoWayOut if !failure.sentence.contains(ABSENT) => format!(
+            "{on}: {}; or switch {host} on, if that is off: 'laneway doctor' there tells which of the two is at fault",
+            uplink_up(host)
+        ),
+        Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
+            "switch {host} on or connect it, and let its firewall admit TCP port {}; if nothing else beyond it answers either, {on}: {}",
+            server.port,
+            uplink_up(host)
+        ),
         Kind::UpstreamLogin => format!("{on}: {LOGIN}"),
         Kind::LimitReached => {
             format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")

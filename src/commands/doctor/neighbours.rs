@@ -73,6 +73,30 @@ impl Neighbour {
         self.hop.address != net::plain(self.destination).ip()
     }
 
+    /// The finding that a server does not answer, with what follows from it that this neighbour is there.
+    fn explain_silence(&self, finding: Finding) -> Finding {
+        let (server, port, hop) = (self.destination.ip(), self.destination.port(), self.hop.address);
+        let firewall = format!("let a firewall there admit TCP port {port}");
+        match (self.is_here, self.is_router()) {
+            (false, _) => finding,
+            (true, true) => finding
+                .because(format!(
+                    "{hop}, the router on the way, has answered lately, so the uplink of this machine works as far as there: the server is \
+                     off, a firewall drops TCP port {port}, or the way behind that router is interrupted"
+                ))
+                .hint(format!(
+                    "switch {server} on or connect it, or {firewall}; if nothing else behind {hop} answers either, look at that router's \
+                     uplink"
+                )),
+            (true, false) => finding
+                .because(format!(
+                    "the machine at {server} has answered for its address lately, so the uplink of this machine works: that machine went \
+                     off a moment ago, or a firewall there drops TCP port {port}"
+                ))
+                .hint(format!("switch {server} on if it is off, else {firewall}")),
+        }
+    }
+
     /// The finding that something is not reached, with the reason that nobody is there; `None` where somebody is.
     pub(super) fn explain(&self, finding: &Finding) -> Option<Finding> {
         if self.is_here {
@@ -121,6 +145,15 @@ pub(super) async fn explain(finding: Finding, destinations: impl IntoIterator<It
     let known = join_all(destinations.into_iter().take(MAX_DESTINATIONS).map(Neighbour::towards)).await;
     let explained = known.into_iter().flatten().find_map(|neighbour| neighbour.explain(&finding));
     explained.unwrap_or(finding)
+}
+
+/// The finding that the server at `address` does not answer, although whoever its packets are handed to is there: then the uplink works
+/// as far as to that one.
+pub(super) async fn explain_silence(finding: Finding, address: SocketAddr) -> Finding {
+    match Neighbour::towards(address).await {
+        Some(neighbour) => neighbour.explain_silence(finding),
+        None => finding,
+    }
 }
 
 /// Packets to an address of a LAN that leave by another interface than that LAN's, as with a VPN.
@@ -190,6 +223,13 @@ mod tests {
         for present in [Neighbour { is_here: true, ..absent }, Neighbour { is_here: true, ..routed }] {
             assert_eq!(present.explain(&finding), None);
         }
+        let silence = |neighbour: Neighbour| neighbour.explain_silence(finding.clone());
+        let far = silence(Neighbour { is_here: true, ..routed });
+        assert!(far.why[0].starts_with("10.77.0.1, the router on the way, has answered"), "{far:?}");
+        assert!(far.hint.unwrap().starts_with("switch 10.77.0.21 on or connect it"));
+        let near = silence(Neighbour { is_here: true, ..absent });
+        assert!(near.why[0].contains("a firewall there drops TCP port 7420"), "{near:?}");
+        assert_eq!(silence(absent), finding);
         assert!(Neighbour { is_here: true, ..absent }.is_the_destination());
         assert!(!Neighbour { is_here: true, ..routed }.is_the_destination() && !absent.is_the_destination());
     }

@@ -12,13 +12,14 @@ use super::firewall::Firewall;
 use super::fronts;
 use super::gateways::{self, Known, Linked};
 use super::machine::Node;
+use super::neighbours;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
 use super::running;
 use super::unlinked::Origin;
 use crate::commands::progress;
 use crate::config::{Config, RoleSetting};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::lan::Lan;
 use crate::local::logins::Login;
 use crate::mark;
@@ -211,10 +212,17 @@ impl Remote<'_> {
 
     /// Sends a request from this machine, whose firewall may be in the way, or whose neighbours may be gone.
     async fn directly(&self, server: &Target) -> Finding {
-        let finding = request::send(&Route::Direct, server).await;
-        match server.to_string().parse() {
-            Ok(address) => filtering::explain(finding, self.filter, "tcp", &[address]).await,
-            Err(_) => finding,
+        let outcome = request::outcome(&Route::Direct, server).await;
+        let is_silent = outcome
+            .as_ref()
+            .is_err_and(|failure| matches!(failure.kind, Kind::ConnectTimeout | Kind::HostUnreachable));
+        let finding = request::judge(&Route::Direct, server, outcome);
+        let Some(address) = server.address() else { return finding };
+        let hint = finding.hint.clone();
+        let finding = filtering::explain(finding, self.filter, "tcp", &[address]).await;
+        match is_silent && finding.hint == hint {
+            true => neighbours::explain_silence(finding, address).await,
+            false => finding,
         }
     }
 

@@ -47,11 +47,11 @@ pub(super) enum Route<'a> {
 
 /// Sends a request to `server`.
 pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
-    let name = match route {
-        Route::LocalPort { proxy, .. } => format!("through the node on {proxy}"),
-        Route::Link(gateway) => format!("over a link to {}", gateway.name()),
-        Route::Direct => "from this machine itself".into(),
-    };
+    judge(route, server, outcome(route, server).await)
+}
+
+/// What comes of a request to `server`.
+pub(super) async fn outcome(route: &Route<'_>, server: &Target) -> Result<String, Failure> {
     let sent = async {
         match route {
             Route::LocalPort { proxy, login, .. } => by_local_port(*proxy, login.as_deref(), server).await,
@@ -60,7 +60,17 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
         }
     };
     let late = || Failure::new(Kind::ConnectTimeout, Side::Link, "there was no answer in time");
-    match timeout(DEADLINE, sent).await.unwrap_or_else(|_late| Err(late())) {
+    timeout(DEADLINE, sent).await.unwrap_or_else(|_late| Err(late()))
+}
+
+/// The finding about what came of a request to `server`.
+pub(super) fn judge(route: &Route<'_>, server: &Target, outcome: Result<String, Failure>) -> Finding {
+    let name = match route {
+        Route::LocalPort { proxy, .. } => format!("through the node on {proxy}"),
+        Route::Link(gateway) => format!("over a link to {}", gateway.name()),
+        Route::Direct => "from this machine itself".into(),
+    };
+    match outcome {
         Ok(answer) => Finding::ok(Layer::Request, format!("{server} {name}: {answer}")),
         Err(Failure { kind: Kind::Unsupported, side: Side::Local, sentence }) => {
             Finding::skipped(Layer::Request, sentence)
@@ -164,8 +174,8 @@ pub(super) async fn directly(server: &Target) -> Result<String, Failure> {
             io::ErrorKind::NetworkUnreachable => Kind::NetworkUnreachable,
             io::ErrorKind::HostUnreachable => Kind::HostUnreachable,
             io::ErrorKind::TimedOut => Kind::ConnectTimeout,
-            // A firewall of this machine.
-            io::ErrorKind::PermissionDenied => Kind::HostUnreachable,
+            // A firewall of this machine, or a route that prohibits it.
+            io::ErrorKind::PermissionDenied => Kind::NetworkUnreachable,
             // Remaining errors are those of the name lookup.
             _ => Kind::NameNotFound,
         };

@@ -14,7 +14,8 @@ use crate::gateway::silence::NOTHING;
 
 /// The deadline of one probe, from the connection to the end of its answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-const LATE: &str = "no answer in time";
+/// Why a probe failed that had no answer.
+pub(super) const LATE: &str = "no answer in time";
 /// Maximum number of bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -35,7 +36,8 @@ pub(super) async fn run(
     };
     let started = Instant::now();
     let stream = timeout(DEADLINE, dialer.dial_unjudged(target, DEADLINE)).await;
-    let stream = stream.map_err(|_late| LATE.to_owned())?.map_err(|failure| failure.said_here())?.stream;
+    let late = |_| dialer.why_silent(target).unwrap_or_else(|| LATE.to_owned());
+    let stream = stream.map_err(late)?.map_err(|failure| failure.said_here())?.stream;
     let Probe::Url { host, path, .. } = probe else {
         return if for_data { empty_line(stream, true).await } else { Ok(()) };
     };
