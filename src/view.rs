@@ -196,7 +196,15 @@ impl View {
         let id = self.shared.membership.group().node.id;
         let is_other =
             |gateway: &Gateway| gateway.id != Some(id) && !self.shared.own.is_this_node(gateway.link);
-        let ranked = self.shared.directory.ranked(now).into_iter().filter(is_other).collect();
+        // An address of an earlier run is one to try, and may never have been a gateway's: that of the machine that admitted this one.
+        let is_searching = links.is_empty() && !*self.client.is_gateway.borrow();
+        let is_listed = |gateway: &Gateway| {
+            gateway.source != Source::Remembered
+                || link_to(gateway).is_some()
+                || is_searching && !self.client.links.found_no_gateway(gateway.link)
+        };
+        let ranked = self.shared.directory.ranked(now).into_iter();
+        let ranked = ranked.filter(is_other).filter(is_listed).collect();
         let ranked = one_each(ranked, links, now);
         let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);

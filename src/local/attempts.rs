@@ -21,6 +21,8 @@ pub(super) enum Cause {
     Distrust,
     /// Something else listens there, or another version.
     Protocol,
+    /// It accepts no links, by its own word.
+    NoGateway,
     /// The connection was made, and then nothing came, or it was cut.
     Silent,
     /// The machine is up, and nothing listens there.
@@ -45,9 +47,21 @@ pub(super) struct Attempt {
     pub(super) at: Instant,
 }
 
-/// The last failed dial of each address.
+/// The last failed dial of each address, and the link that was lost last, since a link came up.
 #[derive(Debug, Default)]
-pub(super) struct Attempts(Vec<Attempt>);
+pub(super) struct Attempts {
+    failed: Vec<Attempt>,
+    lost: Option<Lost>,
+}
+
+/// A link that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// The name of its gateway.
+    pub(super) gateway: String,
+    pub(super) reason: String,
+    pub(super) at: Instant,
+}
 
 impl Cause {
     pub(super) fn of(error: &DialError) -> Self {
@@ -58,7 +72,8 @@ impl Cause {
             | DialError::Refused(..)
             | DialError::Unproved(..)
             | DialError::Left(..) => Self::Distrust,
-            DialError::Protocol(..) | DialError::NotAGateway(..) => Self::Protocol,
+            DialError::Protocol(..) => Self::Protocol,
+            DialError::NotAGateway(..) => Self::NoGateway,
             DialError::Late(..) | DialError::Cut(..) => Self::Silent,
             DialError::Connect(_, error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused,
@@ -72,36 +87,58 @@ impl Cause {
 impl Attempts {
     /// Notes a failed dial in place of the last one of that address.
     pub(super) fn add(&mut self, attempt: Attempt) {
-        self.0.retain(|old| old.address != attempt.address);
-        if self.0.len() >= MAX_ATTEMPTS {
-            self.0.remove(0);
+        self.failed.retain(|old| old.address != attempt.address);
+        if self.failed.len() >= MAX_ATTEMPTS {
+            self.failed.remove(0);
         }
-        self.0.push(attempt);
+        self.failed.push(attempt);
     }
 
     /// Whether the last dial of this address failed.
     pub(super) fn knows(&self, address: SocketAddr) -> bool {
-        self.0.iter().any(|attempt| attempt.address == address)
+        self.failed.iter().any(|attempt| attempt.address == address)
+    }
+
+    /// Whether nothing but an address that accepts no links was found there.
+    pub(super) fn found_no_gateway(&self, address: SocketAddr) -> bool {
+        let says_so = |attempt: &Attempt| attempt.address == address && attempt.cause == Cause::NoGateway;
+        self.failed.iter().any(says_so)
+    }
+
+    /// Notes that a link was lost.
+    pub(super) fn note_lost(&mut self, lost: Lost) {
+        self.lost = Some(lost);
+    }
+
+    /// The link that was lost last, if none has come up since.
+    pub(super) fn lost(&self) -> Option<&Lost> {
+        self.lost.as_ref()
+    }
+
+    /// Forgets which link was lost: none was needed meanwhile.
+    pub(super) fn forget_lost(&mut self) {
+        self.lost = None;
     }
 
     /// Whether the last dial of this address failed later than at this time.
     pub(super) fn has_failed_since(&self, address: SocketAddr, time: Instant) -> bool {
-        self.0.iter().any(|attempt| attempt.address == address && attempt.at > time)
+        self.failed.iter().any(|attempt| attempt.address == address && attempt.at > time)
     }
 
     /// Forgets all of them.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.failed.clear();
+        self.lost = None;
     }
 
     /// Forgets those of one gateway.
     pub(super) fn forget(&mut self, gateway: NodeId) {
-        self.0.retain(|attempt| attempt.gateway != Some(gateway));
+        self.failed.retain(|attempt| attempt.gateway != Some(gateway));
     }
 
     /// The sentences that tell why there is no link, the most telling one first: that this node was removed, else one for each
     /// gateway that should be there, else one of any. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest.
-    /// Left out are gateways of which something is `known` already, and beside other sentences those that are not on a network of
+    /// Left out are what is no gateway where nobody expects one, gateways of which something is `known` already, and beside other sentences those that are not on a network of
     /// this machine: mostly that is an address that only gateways reach.
     pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
         let rank = |attempt: &&Attempt| {
@@ -113,7 +150,8 @@ impl Attempts {
             (attempt.cause != Cause::Removed, !attempt.is_expected, telling)
         };
         let is_valid = |attempt: &&Attempt| now.saturating_duration_since(attempt.at) < VALIDITY;
-        let mut valid: Vec<_> = self.0.iter().rev().filter(is_valid).collect();
+        let counts = |attempt: &&Attempt| attempt.is_expected || attempt.cause != Cause::NoGateway;
+        let mut valid: Vec<_> = self.failed.iter().rev().filter(is_valid).filter(counts).collect();
         valid.sort_by_key(rank);
         let Some(first) = valid.first().copied() else { return Vec::new() };
         match first.cause {
@@ -156,10 +194,10 @@ mod tests {
 
     #[test]
     fn the_most_telling_reasons_of_several_failed_dials_are_shown() {
-        use Cause::{Distrust, NoRoute, Protocol, Refused, Removed, Silent, Unanswered};
+        use Cause::{Distrust, NoGateway, NoRoute, Protocol, Refused, Removed, Silent, Unanswered};
         // Each attempt: its cause, and whether a gateway should be there. The last numbers are those to show, in this order.
         type Row = (&'static [(Cause, bool)], &'static [usize]);
-        let table: [Row; 12] = [
+        let table: [Row; 15] = [
             (&[], &[]),
             (&[(Removed, true), (NoRoute, false)], &[0]),
             (&[(Removed, false), (Refused, true), (NoRoute, true)], &[0]),
@@ -173,6 +211,10 @@ mod tests {
             (&[(Distrust, false), (Protocol, false)], &[1]),
             (&[(Distrust, false), (NoRoute, false)], &[0]),
             (&[(Refused, true), (Refused, true)], &[0, 1]),
+            // The machine that admitted this one is remembered, and need not be a gateway.
+            (&[(NoGateway, false)], &[]),
+            (&[(NoGateway, false), (NoRoute, false)], &[1]),
+            (&[(NoGateway, true)], &[0]),
         ];
         let now = Instant::now();
         for (failed, shown) in table {
@@ -213,7 +255,7 @@ mod tests {
         assert_eq!(attempts.telling(&ids[..1], now), ["4", "3"]);
         attempts.forget(ids[2]);
         assert_eq!(attempts.telling(&[], now), ["2", "3"]);
-        attempts.0.iter_mut().for_each(|attempt| attempt.is_expected = false);
+        attempts.failed.iter_mut().for_each(|attempt| attempt.is_expected = false);
         assert_eq!(attempts.telling(&[], now), ["2"]);
         assert!(attempts.telling(&ids[2..], now).is_empty(), "an old address beside what is known");
     }
@@ -246,6 +288,6 @@ mod tests {
             let (cause, sentence) = (Cause::NoRoute, String::new());
             attempts.add(Attempt { address, gateway: None, cause, is_expected: false, sentence, at: now });
         }
-        assert_eq!(attempts.0.len(), MAX_ATTEMPTS);
+        assert_eq!(attempts.failed.len(), MAX_ATTEMPTS);
     }
 }

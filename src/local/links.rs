@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 
-use super::attempts::{self, Attempt, Attempts, Cause};
+use super::attempts::{self, Attempt, Attempts, Cause, Lost};
 use super::clock_jumps;
 use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
 use super::outcomes::Outcomes;
@@ -60,7 +60,7 @@ pub struct Links {
     dialing: Mutex<Dialing>,
     /// What connections met through each gateway.
     pub(super) outcomes: Outcomes,
-    /// The dials that failed since the last link came up.
+    /// The dials that failed since the last link came up, and the link that was lost.
     attempts: Mutex<Attempts>,
     /// The gateways that have no way out, or are in maintenance, with what each one said. They are dialled again and again, and nothing
     /// of that is news.
@@ -154,6 +154,11 @@ impl Links {
         Some(until.saturating_duration_since(now))
     }
 
+    /// Whether the last dial of this address found that it accepts no links, and none has come up since.
+    pub fn found_no_gateway(&self, address: SocketAddr) -> bool {
+        locked(&self.attempts).found_no_gateway(address)
+    }
+
     /// Notes that the gateway at `address` never answered a request to connect, although it answers pings. A gateway that
     /// works gives up in less time and says so. The more requests it leaves unanswered, the longer it is ranked behind others.
     pub(super) fn left_unanswered(&self, address: SocketAddr) {
@@ -224,6 +229,7 @@ impl Links {
         let mut dials = FuturesUnordered::new();
         let mut suspects: Vec<SocketAddr> = Vec::new();
         locked(&self.dialing).begin(Instant::now());
+        locked(&self.attempts).forget_lost();
         loop {
             self.report_suspects(&mut suspects);
             changes.borrow_and_update();
@@ -336,6 +342,8 @@ impl Links {
         let reason = link.end().unwrap_or("it takes no new connections");
         let text = format!("the link to {} is out of use: {reason}", link.address);
         let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+        let (name, reason, at) = (gateway.to_owned(), reason.to_owned(), Instant::now());
+        locked(&self.attempts).note_lost(Lost { gateway: name, reason, at });
         self.directory.telemetry().note_about(id, Happening::LinkLost, gateway, text);
     }
 

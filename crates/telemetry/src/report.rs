@@ -157,19 +157,22 @@ pub fn situation(snapshot: &Snapshot) -> String {
         Some(state) => format!("{state} gateway, "),
         None => String::new(),
     };
-    match (node.goes_direct, &snapshot.trouble, snapshot.links.first()) {
+    let no = if node.state.is_some() { "no other gateway" } else { "no gateway" };
+    let answers = |link: &&LinkSeen| link.state != "suspect";
+    let link = snapshot.links.iter().find(answers).or(snapshot.links.first());
+    match (node.goes_direct, &snapshot.trouble, link) {
         (true, ..) => format!("{state}{}, {}", way_out(snapshot), clients(snapshot)),
-        (_, Some(trouble), _) if node.state.is_some() => format!("{state}no other gateway: {trouble}"),
-        (_, Some(trouble), _) => format!("{state}no gateway: {trouble}"),
+        (_, Some(trouble), _) => format!("{state}{no}: {trouble}"),
+        (_, None, Some(link)) if !answers(&link) => {
+            format!("{state}gateway {} at {} does not answer", link.name, link.address)
+        }
         (_, None, Some(link)) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, None, None) => match unreached(snapshot) {
             Some(servers) => {
                 let them = if snapshot.servers.len() == 1 { "it" } else { "them" };
-                format!(
-                    "{state}no gateway to {servers} has answered yet, and this node cannot reach {them} either"
-                )
+                format!("{state}{no} to {servers} has answered yet, and this node cannot reach {them} either")
             }
-            None => format!("{state}no gateway has answered yet"),
+            None => format!("{state}{no} has answered yet"),
         },
     }
 }
@@ -515,8 +518,15 @@ mod tests {
     fn a_link_to_a_gateway_that_serves_nobody_is_no_way_out() {
         let mut snapshot = super::super::snapshot::example();
         assert!(situation(&snapshot).contains("linked to gateway"));
+        snapshot.links[0].state = "suspect".into();
+        assert!(situation(&snapshot).ends_with("linked to gateway mill-8 at 10.77.0.21:7420"));
+        snapshot.links.truncate(1);
+        assert!(situation(&snapshot).ends_with("gateway mill-7 at 10.77.0.21:7420 does not answer"));
         snapshot.trouble = Some("gateway mill-7 is in maintenance".into());
         assert!(situation(&snapshot).ends_with("no gateway: gateway mill-7 is in maintenance"));
+        (snapshot.trouble, snapshot.node.state) = (None, Some("withdrawn".into()));
+        snapshot.links.clear();
+        assert_eq!(situation(&snapshot), "withdrawn gateway, no other gateway has answered yet");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use super::curl::HTTP;
-use crate::lab::group::{START, join, laneway};
+use crate::lab::group::{START, init, join, laneway, up};
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 
@@ -11,6 +11,12 @@ pub(super) const CASES: &[Case] = &[
     ("cut_off::a_machine_whose_cable_is_out_names_its_own_interface", a_machine_whose_cable_is_out),
     ("cut_off::a_machine_that_joins_without_a_cable_is_told_so", a_machine_that_joins_without_a_cable),
     ("cut_off::a_gateway_that_was_stopped_is_said_to_have_stopped", a_gateway_that_was_stopped),
+    ("cut_off::a_gateway_that_is_heard_is_not_said_to_be_silent", a_gateway_that_is_heard),
+    ("cut_off::a_gateway_that_vanishes_is_said_to_have_been_there", a_gateway_that_vanishes),
+    (
+        "cut_off::the_machine_that_admitted_a_gateway_is_not_why_there_is_no_other",
+        the_machine_that_admitted_a_gateway_is_not_why,
+    ),
 ];
 
 const URL: &str = "http://10.88.0.100/";
@@ -77,7 +83,11 @@ fn a_gateway_that_was_stopped(lab: &Lab) {
     let _node = group.client(&c1, &["--hold", "1"]);
     group.gateway.signal(Signal::SIGTERM);
     group.gateway.wait(START);
-    let words = ["gateway g1 said ", " ago that it stops", "'laneway up' there starts it"];
+    let words = [
+        "gateway g1 said ",
+        " ago that it stops",
+        "'laneway up' there starts it",
+    ];
     let tells = |text: &str| words.iter().all(|word| text.contains(word)) && !text.contains("refused [");
     wait_until("apps to be told that it has stopped", || tells(&said(&c1)));
     wait_until("the status to tell that it has stopped", || tells(&status(&c1)));
@@ -89,4 +99,65 @@ fn a_gateway_that_was_stopped(lab: &Lab) {
     wait_until("apps to be told that no node runs there", || {
         said(&c1).contains("gateway g1 refuses connections: no node runs there")
     });
+}
+
+/// What the status says of the situation until a dial has failed, and then says why.
+fn until_told(client: &Host) -> Vec<String> {
+    let mut said = Vec::new();
+    wait_until("the status to tell why there is no link", || {
+        let text = status(client);
+        said.push(text.lines().nth(1).unwrap_or_default().to_owned());
+        text.contains("\nno gateway: gateway g1 cannot be connected to: ")
+    });
+    said
+}
+
+fn a_gateway_that_is_heard(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    g1.filter("tcp dport 7420 drop");
+    let mut node = group.up(&c1, &[]);
+    node.wait_for_line("gateway heard", START);
+    for said in until_told(&c1) {
+        assert!(!said.contains("has answered yet"), "{said}");
+    }
+    assert!(!node.log().contains("link up"));
+}
+
+fn a_gateway_that_vanishes(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+    lab.plug("g1", false);
+    let all = until_told(&c1);
+    for said in &all {
+        assert!(!said.contains("has answered yet"), "{said}");
+    }
+    let lost = all.iter().find(|said| said.contains("no gateway: the link to gateway g1 was lost "));
+    let lost = lost.unwrap_or_else(|| panic!("{all:#?}"));
+    assert!(lost.contains("g1 (heard "), "{lost}");
+}
+
+fn the_machine_that_admitted_a_gateway_is_not_why(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1, c2) = (lab.gateway("g1"), lab.client("c1"), lab.client("c2"));
+    let code = init(&c2);
+    let _authority = up(&c2, &[]);
+    for host in [&g1, &c1] {
+        join(host, &code);
+    }
+    let mut gateway = up(&g1, &["--server", "10.88.0.100:80"]);
+    let mut client = up(&c1, &[]);
+    client.wait_for_line("link up", START);
+    // Neither is it listed for ever.
+    for host in [&g1, &c1] {
+        assert!(!status(host).contains("10.77.0.12:7420"), "{}", status(host));
+    }
+    g1.ip("link set out down");
+    gateway.wait_for_line("10.77.0.12:7420 accepts no links: it is not a gateway", START);
+    let said = status(&g1);
+    let other = "withdrawn gateway, no other gateway to 10.88.0.100:80 has answered yet, and this node cannot reach it either";
+    assert!(said.contains(other) && !said.contains("10.77.0.12:7420"), "{said}");
 }

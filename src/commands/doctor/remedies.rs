@@ -37,7 +37,9 @@ pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
 pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
     let otherwise = match is_named {
         true => "If it is to be none, take it out of --gateway here",
-        false => "If it is to be none, there is nothing to do: this machine remembers it, because it was one",
+        false => {
+            "If it is to be none, there is nothing to do: this machine remembers it, because it was one, or has admitted this machine"
+        }
     };
     format!("on {on}: 'laneway status' shows whether a node runs, and {MAKE_GATEWAY}. {otherwise}")
 }

@@ -54,6 +54,10 @@ pub(super) fn explain(at: &At<'_>, error: &DialError, filter: Option<&Filter<'_>
                 "run this again. If it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and \
                  'laneway status' whether the node runs"
             )),
+        // It may have been one, or have admitted this machine.
+        DialError::NotAGateway(..) if origin == Origin::Remembered => {
+            Finding::skipped(Layer::Link, format!("{whom}, which this machine remembers, is no gateway now"))
+        }
         DialError::NotAGateway(..) => finding.hint(become_gateway(&on, origin == Origin::Named)),
         DialError::Removed(..) => finding.hint(REMOVED),
         DialError::Unproved(..) => finding.hint(format!(

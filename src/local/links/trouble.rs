@@ -1,8 +1,9 @@
 //! Why connections of apps get no further than to the links, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::super::attempts::Lost;
 use super::{Links, Said, locked};
 use crate::link::client::Link;
 use crate::own_network;
@@ -29,7 +30,8 @@ impl Links {
         let mut lost = self.withdrawn(now);
         lost.extend(self.said_themselves(now));
         let is_cut_off = |link: &Link| lost.contains_key(&link.gateway.id);
-        self.up.borrow().iter().all(is_cut_off).then(|| self.trouble())?
+        let is_unserved = self.up.borrow().iter().all(is_cut_off);
+        is_unserved.then(|| self.trouble().or_else(|| self.unlinked(now)))?
     }
 
     /// Why no connection gets out, as a sentence: what each gateway without a way out has said, what others announce, and why the
@@ -54,6 +56,27 @@ impl Links {
             1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
             more => Some(format!("{}; and {more} more gateways", told.join("; "))),
         }
+    }
+
+    /// What is known of the gateways while there is no link and no dial has ended that tells why. It has ages, so it is no text for
+    /// failures, which are counted by their words.
+    fn unlinked(&self, now: Instant) -> Option<String> {
+        let mut ages: BTreeMap<NodeId, Duration> = BTreeMap::new();
+        let mut present = BTreeSet::new();
+        for gateway in self.directory.ranked(now) {
+            let Some((id, heard)) = gateway.id.filter(|id| *id != self.own).zip(gateway.heard) else {
+                continue;
+            };
+            let age = now.saturating_duration_since(heard);
+            ages.entry(id).and_modify(|last| *last = age.min(*last)).or_insert(age);
+            present.extend(gateway.state(now).map(|_| id));
+        }
+        let name = |id: &NodeId| self.directory.telemetry().names.of(*id);
+        let heard = ages.iter().map(|(id, age)| {
+            let (name, ago) = (name(id), seconds(*age));
+            (format!("{name} (heard {ago} ago)"), present.contains(id))
+        });
+        in_words(locked(&self.attempts).lost(), &heard.collect::<Vec<_>>(), now)
     }
 
     /// Why this machine itself reaches no gateway.
@@ -112,6 +135,28 @@ impl Links {
     }
 }
 
+/// What is known while there is no link: which one was `lost`, and which gateways were heard, and whether they may still be there.
+fn in_words(lost: Option<&Lost>, heard: &[(String, bool)], now: Instant) -> Option<String> {
+    let lost = lost.map(|Lost { gateway, reason, at }| {
+        let ago = seconds(now.saturating_duration_since(*at));
+        format!("the link to gateway {gateway} was lost {ago} ago ({reason})")
+    });
+    let present: Vec<_> =
+        heard.iter().filter(|(_, is_there)| *is_there).map(|(who, _)| who.clone()).collect();
+    let all: Vec<_> = heard.iter().map(|(who, _)| who.clone()).collect();
+    let known = match (present.is_empty(), all.is_empty()) {
+        (_, true) => None,
+        (true, false) => Some(format!("no gateway is heard any more: {}", report::few(&all))),
+        (false, false) => Some(format!("no link yet to {}", report::few(&present))),
+    };
+    let all: Vec<_> = lost.into_iter().chain(known).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+fn seconds(age: Duration) -> String {
+    report::age(age.as_secs_f64())
+}
+
 /// Why a gateway serves nobody, as it announces; `None` while it serves.
 fn announces(gateway: &Gateway, now: Instant) -> Option<String> {
     let reach = gateway.advert.as_ref().map(|advert| advert.reach);
@@ -130,8 +175,37 @@ fn announces(gateway: &Gateway, now: Instant) -> Option<String> {
 fn has_announced(gateway: &Gateway, now: Instant) -> Option<String> {
     let advert = gateway.advert.as_ref().filter(|advert| advert.state == State::Draining);
     let (_, heard) = advert.zip(gateway.heard)?;
-    let ago = report::age(now.saturating_duration_since(heard).as_secs_f64());
+    let ago = seconds(now.saturating_duration_since(heard));
     Some(format!(
         "said {ago} ago that it stops or goes into maintenance, and is not there any more ('laneway up' there starts it)"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_is_told_while_there_is_no_link() {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(12);
+        let lost = Lost { gateway: "g1".into(), reason: "a ping".into(), at: start };
+        let (there, gone) =
+            (("g1 (heard 0.1 s ago)".to_owned(), true), ("g2 (heard 9.5 s ago)".to_owned(), false));
+        for (lost, heard, said) in [
+            (None, vec![], None),
+            (None, vec![there.clone(), gone.clone()], Some("no link yet to g1 (heard 0.1 s ago)")),
+            (None, vec![gone.clone()], Some("no gateway is heard any more: g2 (heard 9.5 s ago)")),
+            (Some(&lost), vec![], Some("the link to gateway g1 was lost 12 s ago (a ping)")),
+            (
+                Some(&lost),
+                vec![there],
+                Some(
+                    "the link to gateway g1 was lost 12 s ago (a ping); no link yet to g1 (heard 0.1 s ago)",
+                ),
+            ),
+        ] {
+            assert_eq!(in_words(lost, &heard, now).as_deref(), said);
+        }
+    }
 }

@@ -82,17 +82,18 @@ function header(seen) {
   document.title = `${node.name} · laneway`;
   const role = node.state ? `${node.state} gateway` : node.role === "client" ? "client only" : "client";
   say(at("facts"), `${role} in group ${node.group} · up ${age(node.uptime)} · laneway ${node.version}`);
+  const none = node.state ? "no other gateway" : "no gateway";
   const [tone, text] =
     node.is_draining ? ["wait", "stopping: no new connections"]
     : node.is_removed ? ["bad", "removed from the group: no member accepts its links"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
     : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, ${servedClients(seen)}`]
-    : trouble ? ["bad", `${node.state ? "no other gateway" : "no gateway"}: ${trouble}`]
+    : trouble ? ["bad", `${none}: ${trouble}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : seen.servers.length > 0
-      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node cannot reach ${seen.servers.length === 1 ? "it" : "them"} either`]
-    : ["bad", "no gateway has answered yet"];
+      ? ["bad", `${none} to ${seen.servers.join(", ")} has answered yet, and this node cannot reach ${seen.servers.length === 1 ? "it" : "them"} either`]
+    : ["bad", `${none} has answered yet`];
   situation(tone, text);
   const unreached = seen.unreached.map((fault) => `this node does not reach ${fault.server}: ${fault.reason}`);
   const { allows_any, allowed, denied } = seen.rules ?? { allows_any: true, allowed: [], denied: [] };
