@@ -2,6 +2,7 @@
 //! decides; all connections use the links that are up.
 
 mod trouble;
+mod unheard;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -217,6 +218,7 @@ impl Links {
             }
             tokio::select! {
                 () = self.keep_linked() => {}
+                () = self.ask_unheard() => {}
                 () = until_unneeded(&mut needed, &mut beside) => {}
             }
             self.directory.want(false);
@@ -408,6 +410,13 @@ impl Links {
 
     /// Retires a link whose gateway says `why` it cannot reach the outside, and leaves that gateway alone for a moment.
     pub(super) fn leave_alone(&self, link: &Link, why: &str) {
+        self.note_said(link, why);
+        link.retire();
+        locked(&self.dialing).failed(link.address, Fault::default(), Instant::now());
+    }
+
+    /// Notes `why` the gateway of a link says that it takes no connections.
+    fn note_said(&self, link: &Link, why: &str) {
         let (gateway, mut without) = (&link.gateway, locked(&self.without_way_out));
         if without.len() >= MAX_WITHOUT_WAY_OUT {
             without.clear();
@@ -424,9 +433,6 @@ impl Links {
             let text = format!("it takes no connections ({}): {why}", link.address);
             self.directory.telemetry().note_about(gateway.id, Happening::LinkLost, &gateway.name, text);
         }
-        drop(without);
-        link.retire();
-        locked(&self.dialing).failed(link.address, Fault::default(), Instant::now());
     }
 
     fn note_failure(&self, gateway: &KnownGateway, error: DialError) {

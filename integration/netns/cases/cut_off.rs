@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
         "cut_off::the_machine_that_admitted_a_gateway_is_not_why_there_is_no_other",
         the_machine_that_admitted_a_gateway_is_not_why,
     ),
+    ("cut_off::a_gateway_beyond_a_router_says_itself_that_it_has_no_way_out", a_gateway_beyond_a_router),
 ];
 
 const URL: &str = "http://10.88.0.100/";
@@ -160,4 +161,19 @@ fn the_machine_that_admitted_a_gateway_is_not_why(lab: &Lab) {
     let said = status(&g1);
     let other = "withdrawn gateway, no other gateway to 10.88.0.100:80 has answered yet, and this node cannot reach it either";
     assert!(said.contains(other) && !said.contains("10.77.0.12:7420"), "{said}");
+}
+
+fn a_gateway_beyond_a_router(lab: &Lab) {
+    let _web = lab.web(who);
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    // As from there, it hears no announcement.
+    let _node = group.client(&c1, &["--lan", "127.0.0.1", "--gateway", "10.77.0.21:7420"]);
+    assert!(status(&c1).contains("\nlinked to gateway g1 at 10.77.0.21:7420\n"));
+    g1.ip("link set out down");
+    wait_until("the status to say so before anything is asked for", || {
+        status(&c1).contains("\nno gateway: gateway g1 does not reach 10.88.0.100:80")
+    });
+    g1.ip("link set out up");
+    wait_until("the status to say that it has one again", || status(&c1).contains("\nlinked to gateway g1 "));
 }
