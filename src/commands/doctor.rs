@@ -228,7 +228,10 @@ async fn layers(
     let own = machine::InstalledNode { group: group.as_ref(), running };
     let node = machine::ports(config, own, &lans, may_serve, &mut found);
     if node.is_none() && may_run && found.iter().all(|finding| finding.verdict != report::Verdict::Wrong) {
-        found.push(running::absent(running.is_some(), place.as_deref()));
+        let lacks_option = config.gateway.server.is_empty() && config.node.role == RoleSetting::Auto;
+        let may_be_one =
+            lacks_option && group.as_ref().is_some_and(|group| group.node.role == group::Role::Gateway);
+        found.push(running::absent(running.is_some(), place.as_deref(), may_be_one));
     }
     // By the automatic role, one that does not reach its servers is a client.
     let is_gateway = node.as_ref().map_or(may_serve, Node::is_candidate);

@@ -84,12 +84,12 @@ fn revive(program: Option<&Program>) -> String {
             )
         }
         Some(Program { process, .. }) => format!(
-            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else '{} {process}' and 'laneway up'",
+            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else '{} {process}' and the command that started it",
             tools::KILL
         ),
         None => format!(
-            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else end its process and run 'laneway \
-             up'"
+            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else end its process and run the \
+             command that started it"
         ),
     }
 }

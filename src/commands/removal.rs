@@ -47,7 +47,7 @@ pub(super) fn problem(group: &Group) -> Problem {
         ))
         .hint(
             "run this on another machine with the group's key. If there is none, make this one a member again: 'laneway ca \
-             export FILE', 'laneway leave --yes', 'laneway ca import FILE', 'laneway up'",
+             export FILE', 'laneway leave --yes', 'laneway ca import FILE', and 'laneway up' with the options that it had",
         )
 }
 

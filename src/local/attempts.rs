@@ -9,6 +9,8 @@ use crate::wire::id::NodeId;
 
 /// Maximum number of failed dials that are kept.
 const MAX_ATTEMPTS: usize = 64;
+/// What starts the node of a gateway again: without its options it may be none.
+pub(super) const START_THERE: &str = "'laneway up' there, with its --server or --role gateway,";
 /// How long a failed dial counts: twice the longest pause between two dials of one address.
 const VALIDITY: Duration = Duration::from_secs(600);
 
@@ -180,7 +182,7 @@ pub(super) fn in_words(name: Option<&str>, error: &DialError, reason: &str) -> S
     let Some(name) = name else { return reason.to_owned() };
     match error {
         DialError::Connect(_, error) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
-            "gateway {name} refuses connections: no node runs there ('laneway up' there starts one), or a firewall rejects them"
+            "gateway {name} refuses connections: no node runs there ({START_THERE} starts one), or a firewall rejects them"
         ),
         DialError::Connect(_, error) => format!("gateway {name} cannot be connected to: {error}"),
         DialError::Late(_) => format!("gateway {name} does not answer"),

@@ -419,6 +419,7 @@ fn a_machine_where_no_node_runs(lab: &Lab) {
         let directory = state(&c1);
         let start = format!("'laneway up --state {}'", directory.display());
         assert!(diagnosis.hint("node").contains(&start), "{}", diagnosis.text);
+        assert!(diagnosis.hint("node").contains("a gateway needs its --server"), "{}", diagnosis.text);
     }
     let _node = group.client(&c1, &[]);
     once_well(&c1);

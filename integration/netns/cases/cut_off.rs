@@ -87,7 +87,7 @@ fn a_gateway_that_was_stopped(lab: &Lab) {
     let words = [
         "gateway g1 said ",
         " ago that it stops",
-        "'laneway up' there starts it",
+        "'laneway up' there, with its --server or --role gateway, starts it",
     ];
     let tells = |text: &str| words.iter().all(|word| text.contains(word)) && !text.contains("refused [");
     wait_until("apps to be told that it has stopped", || tells(&said(&c1)));

@@ -8,7 +8,7 @@ use super::firewall::{Firewall, open_commands_elsewhere};
 use super::gateways;
 use super::machine::Node;
 use super::neighbours::Astray;
-use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to, with_interface};
+use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to, start_gateway, with_interface};
 use super::report::{Finding, Layer, Verdict};
 use crate::commands::ask;
 use crate::failure::{Failure, Kind};
@@ -123,7 +123,7 @@ fn silent(survey: &Survey, node: &Node) -> Vec<Finding> {
                     Layer::Discovery,
                     format!("{who} does not answer: {ago} ago it said that it stops or goes into maintenance"),
                 )
-                .hint("on that machine: laneway up"),
+                .hint(format!("on that machine: {}", start_gateway(&node.seen.servers))),
                 false => Finding::skipped(
                     Layer::Discovery,
                     format!(

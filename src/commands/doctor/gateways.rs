@@ -385,7 +385,7 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
                 let what = format!(
                     "{name} serves any destination, but nothing beyond its networks has answered yet"
                 );
-                let hint = "a request through it proves its way out; with 'laneway up --probe http://HOST/PATH' it proves that by itself";
+                let hint = "a request through it proves its way out; with --probe http://HOST/PATH among its options it proves that by itself";
                 found.push(Finding::skipped(Layer::Gateway, what).hint(hint));
                 useful = true;
             }

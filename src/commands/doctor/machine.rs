@@ -27,7 +27,7 @@ use crate::trust::group::{self, Group};
 
 /// How a node is started again.
 pub(super) const RESTART: &str =
-    "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'";
+    "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and the same command once more";
 
 /// The node that runs here.
 pub(super) struct Node {
@@ -267,7 +267,7 @@ pub(super) fn ports(
             found.extend(taken(
                 Protocol::Tcp,
                 &[address],
-                "choose another port: 'laneway up --link 0.0.0.0:7421' (in laneway.toml: link = \"0.0.0.0:7421\")",
+                "choose another port: add '--link 0.0.0.0:7421' to the options of 'laneway up' (in laneway.toml: link = \"0.0.0.0:7421\")",
             ));
         }
     }
@@ -353,7 +353,7 @@ fn proxy_port(address: SocketAddr, is_own: bool) -> Proxy {
                 Err(error) => {
                     Finding::wrong(Layer::Ports, format!("the local proxy cannot listen on {address}"))
                         .because(error.to_string())
-                        .hint("name an address of this machine: 'laneway up --proxy 127.0.0.1:1080'")
+                        .hint("name an address of this machine: '--proxy 127.0.0.1:1080' in the options of 'laneway up'")
                 }
             });
         }

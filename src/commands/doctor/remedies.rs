@@ -47,6 +47,14 @@ pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
 /// What to do about packets that this machine's firewall does not let out.
 pub(super) const SHOW_RULES: &str = "'nft list ruleset', as root, shows the rule that drops outgoing packets";
 
+/// How a gateway is started again that ran on another machine. `servers` are those of the node here: all machines may have the same.
+pub(super) fn start_gateway(servers: &[String]) -> String {
+    match servers {
+        [] => "'laneway up' with the --server or --role gateway that it had".into(),
+        some => format!("'laneway up --server {}'", some.join(",")),
+    }
+}
+
 /// The two kinds of gateways, and how a machine becomes one.
 const MAKE_GATEWAY: &str = "'laneway up --server HOST:PORT' makes it a gateway to that server, 'laneway up --role gateway' one to any \
                             destination";

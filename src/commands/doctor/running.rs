@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::machine::Node;
+use super::machine::{Node, RESTART};
 use super::report::{Finding, Layer};
 use crate::commands::{ask, hung};
 use crate::config::Config;
@@ -15,8 +15,9 @@ use crate::sys::port_holder::{self, Protocol};
 use crate::sys::service::registration::{self, Status};
 use crate::sys::state::{StateDir, quoted};
 
-/// The finding about a machine where no node answers. `is_running` tells that one runs; `directory` is that of its keys.
-pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
+/// The finding about a machine where no node answers. `is_running` tells that one runs; `directory` is that of its keys; `may_serve` that
+/// only an option, which its configuration lacks, keeps it from being a gateway.
+pub(super) fn absent(is_running: bool, directory: Option<&Path>, may_serve: bool) -> Finding {
     if is_running {
         let what = "the node that runs here listens on unix sockets only: this command cannot ask it";
         return Finding::skipped(Layer::Node, what).hint("let it listen on --proxy 127.0.0.1:1080 as well");
@@ -24,14 +25,20 @@ pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
     let default = StateDir::default_path().ok();
     let option = directory.filter(|directory| Some(*directory) != default.as_deref());
     let option = option.map(|directory| format!(" --state {}", quoted(directory))).unwrap_or_default();
+    let gateway = match may_serve {
+        true => "; a gateway needs its --server HOST:PORT or --role gateway as well",
+        false => "",
+    };
     let hint = match registration::status() {
         Ok(Status::Stopped { .. }) => "start the service: 'laneway service start'".to_owned(),
         _ if ask::is_of_the_machine() => {
-            "the machine's is root's: 'sudo laneway service start', or 'sudo laneway up' in a terminal, starts it".to_owned()
+            format!(
+                "the machine's is root's: 'sudo laneway service start', or 'sudo laneway up' in a terminal, starts it{gateway}"
+            )
         }
         _ => format!(
             "'laneway up{option}' starts one in this terminal, 'laneway service install{option}' one that starts with the \
-             machine"
+             machine{gateway}"
         ),
     };
     Finding::wrong(Layer::Node, "no node runs on this machine, so its software has no way out").hint(hint)
@@ -75,10 +82,10 @@ pub(super) fn without_link(node: &Node, linked: &[String]) -> Option<Finding> {
         return Some(Finding::wrong(Layer::Link, what).because(why).hint(hint));
     }
     let why = seen.trouble.clone().unwrap_or_else(|| "no gateway has answered it yet".into());
-    Some(Finding::wrong(Layer::Link, what).because(why).hint(
-        "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'. If that does not help, \
-         give it the --lan, --gateway and --discovery-port of this command",
-    ))
+    let hint = format!(
+        "{RESTART}. If that does not help, give it the --lan, --gateway and --discovery-port of this command"
+    );
+    Some(Finding::wrong(Layer::Link, what).because(why).hint(hint))
 }
 
 /// The finding about a gateway whose link port is where no other machine of its LANs reaches it.

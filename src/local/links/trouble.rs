@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::super::attempts::Lost;
+use super::super::attempts::{Lost, START_THERE};
 use super::{Links, Said, locked};
 use crate::link::client::Link;
 use crate::own_network;
@@ -177,7 +177,7 @@ fn has_announced(gateway: &Gateway, now: Instant) -> Option<String> {
     let (_, heard) = advert.zip(gateway.heard)?;
     let ago = seconds(now.saturating_duration_since(heard));
     Some(format!(
-        "said {ago} ago that it stops or goes into maintenance, and is not there any more ('laneway up' there starts it)"
+        "said {ago} ago that it stops or goes into maintenance, and is not there any more ({START_THERE} starts it)"
     ))
 }
 
