@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control;
+use crate::failure::printable;
 use crate::live::{Live, Reread};
 use crate::local::port::Port;
 use crate::net;
@@ -50,18 +51,13 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let manager = Arc::new(Manager::from_environment());
     let inherited = inherit_ports(&mut config)?;
     let member = Member::load(&config, &state)?;
-    let mark = control::mark_running(&state)?;
+    // Held until the end. The system releases it with the process, however that ends.
+    let _mark = control::mark_running(&state)?.ok_or_else(|| second_node(&state))?;
 
     let is_inherited = inherited.is_some();
-    let built = BoundNode::build(&config, &state, member, inherited).await;
-    let mut node = built.map_err(|problem| match mark {
-        Some(_) => problem,
-        None => second_node(&state).after(problem),
-    })?;
+    let mut node = BoundNode::build(&config, &state, member, inherited).await?;
     node.log_addresses(&config.peers.lan);
-    if mark.is_some() {
-        node.note_proxies(&state);
-    }
+    node.note_proxies(&state);
     let rules = node.install_rules(&config.transparent)?;
 
     let shared = node.shared.clone();
@@ -118,25 +114,46 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     Ok(())
 }
 
-/// The problem of a node that cannot start where another one runs with the same directory.
+/// The problem of a node that must not start, because another one runs with the same directory: both would be the same member.
 fn second_node(state: &StateDir) -> Problem {
+    let addresses = control::running_proxies(state.path()).unwrap_or_default();
+    let program = addresses.iter().find_map(|address| port_holder::find(Protocol::Tcp, *address));
+    let process = program.as_ref().map(|program| format!("process {}", program.process));
+    let proxies = control::running_endpoints(state).join(", ");
+    let proxies = (!proxies.is_empty()).then(|| format!("local proxy {}", printable(&proxies)));
+    let known: Vec<_> = process.into_iter().chain(proxies).collect();
+    let known = if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
     let directory = quoted(state.path());
-    let problem = Problem::new(format!("a node runs here already, with the directory {directory}"));
-    let proxies = control::running_proxies(state.path()).unwrap_or_default();
-    let program = proxies.into_iter().find_map(|address| port_holder::find(Protocol::Tcp, address));
+    let problem = Problem::new(format!("a node runs here already, with the directory {directory}{known}"))
+        .after(Problem::new(
+            "two nodes with the keys of one member would take each other's place in the group",
+        ));
     // Neither answers such a node, nor does Ctrl-C reach it.
     if let Some(Program { process, is_stopped: true, .. }) = program {
         return problem.hint(format!(
             "it is stopped, as by Ctrl-Z: 'fg' in its terminal lets it go on, or 'kill -CONT {process}'"
         ));
     }
-    let again = match registration::status() {
-        Ok(Status::Running { .. }) => {
-            format!("'{}' has its service read its configuration again", tools::RELOAD)
+    let process = program.map(|program| program.process);
+    let is_service = match registration::status() {
+        Ok(Status::Running { process: Some(service) }) => {
+            process.as_ref().is_none_or(|process| *process == service.to_string())
         }
-        _ => "it ends with Ctrl-C in its terminal".to_owned(),
+        Ok(Status::Running { process: None }) => true,
+        _ => false,
     };
-    problem.hint(format!("'laneway status' shows it; {again}"))
+    let stop = match (is_service, process.as_deref().and_then(tools::stop)) {
+        (true, _) => format!(
+            "'laneway service stop' stops it, and '{}' has it read its configuration again",
+            tools::RELOAD
+        ),
+        (false, Some(command)) => format!("it ends with Ctrl-C in its terminal, or by '{command}'"),
+        (false, None) => "it ends with Ctrl-C in its terminal".to_owned(),
+    };
+    problem.hint(format!(
+        "'laneway status' shows it; {stop}. A second node on this machine is a member of its own, with a directory and ports of its \
+         own: 'laneway join CODE --state OTHER'"
+    ))
 }
 
 /// Takes the ports of the local proxy that the service manager passes, if it passes any, in place of the configured ones.

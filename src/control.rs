@@ -20,7 +20,7 @@ const MAINTENANCE: &str = "maintenance";
 const LEAVING: &str = "leaving";
 /// Locked by the node while it runs.
 const RUNNING: &str = "running";
-/// The TCP addresses of the local proxy of the node that runs, one on each line. It means nothing while none runs.
+/// Where the local proxy of the node listens that runs, one endpoint on each line. It means nothing while none runs.
 const PROXIES: &str = "proxies";
 
 /// Exists until the node has followed what the files above ask: `laneway drain`, `laneway leave`.
@@ -78,13 +78,13 @@ pub fn is_running(state: &StateDir) -> Result<bool, StateError> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn note_proxies(state: &StateDir, addresses: &[SocketAddr]) -> Result<(), StateError> {
-    let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+pub fn note_proxies(state: &StateDir, endpoints: &[String]) -> Result<(), StateError> {
+    let lines: String = endpoints.iter().map(|endpoint| format!("{endpoint}\n")).collect();
     state.write(PROXIES, lines.as_bytes())
 }
 
-/// Where the local proxy of the node listens that runs with this directory: nothing if on unix sockets only. `None` when no
-/// node runs, as far as this user can tell.
+/// The TCP addresses at which the local proxy of the node listens that runs with this directory: nothing if on unix sockets only.
+/// `None` when no node runs, as far as this user can tell.
 pub fn running_proxies(directory: &Path) -> Option<Vec<SocketAddr>> {
     // Otherwise the directory would be made.
     directory.join(RUNNING).symlink_metadata().ok()?;
@@ -92,8 +92,17 @@ pub fn running_proxies(directory: &Path) -> Option<Vec<SocketAddr>> {
     if !is_running(&state).ok()? {
         return None;
     }
+    Some(noted_proxies(&state)?.iter().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// Where the local proxy of the node listens that runs with this directory, its unix sockets too, as far as it has noted that.
+pub fn running_endpoints(state: &StateDir) -> Vec<String> {
+    noted_proxies(state).unwrap_or_default()
+}
+
+fn noted_proxies(state: &StateDir) -> Option<Vec<String>> {
     let text = String::from_utf8(state.read(PROXIES).ok()??).ok()?;
-    Some(text.lines().filter_map(|line| line.parse().ok()).collect())
+    Some(text.lines().map(str::to_owned).collect())
 }
 
 /// Whether the node is asked not to serve.

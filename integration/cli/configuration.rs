@@ -143,7 +143,7 @@ fn a_second_node_of_the_same_machine_says_that_one_runs_already() {
         1,
         &[
             "error: a node runs here already, with the directory ",
-            "caused by: the local proxy cannot",
+            "caused by: two nodes with the keys of one member",
             "hint: ",
         ],
     );

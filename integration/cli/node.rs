@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use crate::machine::{Machine, Node};
+use crate::machine::{Machine, Node, Output};
 
 #[test]
 fn a_node_prints_every_address_that_it_has_bound() {
@@ -32,6 +32,46 @@ fn a_signal_stops_an_idle_node_orderly() {
         node.wait_for("stopping");
         node.wait_for("stopped");
     }
+}
+
+#[test]
+fn a_second_node_with_the_same_directory_is_refused_whatever_its_ports_and_a_killed_one_stops_none() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.49", &[]);
+    let proxy = node.address("local proxy");
+    let other_ports = ["--proxy", "127.0.0.50:0"];
+    let directory = machine.state();
+    Output::of(&mut machine.up("127.0.0.50", &other_ports)).failed(
+        1,
+        &[
+            &format!(
+                "error: a node runs here already, with the directory {} (process {}, local proxy {proxy})",
+                directory.display(),
+                node.id()
+            ),
+            "caused by: two nodes with the keys of one member",
+            &format!(
+                "hint: 'laneway status' shows it; it ends with Ctrl-C in its terminal, or by 'kill {}'",
+                node.id()
+            ),
+        ],
+    );
+    // The first one is not disturbed, and what it has noted is still there.
+    machine.laneway(["status"]).success();
+    node.signal(Signal::SIGKILL);
+    node.wait();
+    drop(Node::start(&mut machine.up("127.0.0.50", &other_ports)));
+    // A unix socket is named as well.
+    let unix = format!("unix:{}", machine.path("proxy.sock").display());
+    let _node = Node::start(&mut machine.up("127.0.0.50", &["--proxy", &unix]));
+    let refused = Output::of(&mut machine.up("127.0.0.49", &other_ports));
+    refused.failed(
+        1,
+        &[&format!(
+            "error: a node runs here already, with the directory {} (local proxy {unix})",
+            directory.display()
+        )],
+    );
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl BoundNode {
     ) -> Result<Self, Problem> {
         let Member { group, authority, serves } = member;
         let may_serve = group.node.role == Role::Gateway;
-        // First, as another node that runs with the same directory has the files below as well.
+        // First, because a port in use is what mostly stops a node.
         let mut ports = app_ports(
             inherited.map_or_else(|| bind_proxy(&config.local, &config.file_to_change()), Ok)?,
             Apps::Proxy,
@@ -190,8 +190,8 @@ impl BoundNode {
     /// Notes where the local proxy listens, for the commands of this machine.
     pub(super) fn note_proxies(&self, state: &StateDir) {
         let proxies = self.client.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
-        let addresses: Vec<_> = proxies.filter_map(|(endpoint, _)| endpoint.address()).collect();
-        if let Err(error) = control::note_proxies(state, &addresses) {
+        let endpoints: Vec<_> = proxies.map(|(endpoint, _)| endpoint.to_string()).collect();
+        if let Err(error) = control::note_proxies(state, &endpoints) {
             tracing::warn!(
                 error = with_causes(&error),
                 "commands may not find the local proxy of this node: name it with --proxy"

@@ -27,6 +27,11 @@ pub const RESTART: &str = system::RESTART;
 /// Ends a process that answers to nothing, with its number behind it.
 pub const KILL: &str = system::KILL;
 
+/// Tells a process to stop, which a node does in good order. `None` where no command does.
+pub fn stop(process: &str) -> Option<String> {
+    system::stop(process)
+}
+
 /// Shows the free space of the disk of this directory.
 pub fn space_of(directory: &str) -> String {
     system::space_of(directory)

@@ -1,4 +1,4 @@
-pub(super) use super::posix::{KILL, ask_for, files_of, space_of};
+pub(super) use super::posix::{KILL, ask_for, files_of, space_of, stop};
 
 pub(super) const ADDRESSES: &str = "ifconfig";
 pub(super) const PORTS: &str = "lsof -nP -i";

@@ -2,6 +2,10 @@
 
 pub(super) const KILL: &str = "kill -9";
 
+pub(super) fn stop(process: &str) -> Option<String> {
+    Some(format!("kill {process}"))
+}
+
 pub(super) fn space_of(directory: &str) -> String {
     format!("df -h {directory}")
 }

@@ -6,6 +6,11 @@ pub(super) const RELOAD: &str = "sc control laneway paramchange";
 pub(super) const RESTART: &str = "laneway service stop & laneway service start";
 pub(super) const KILL: &str = "taskkill /F /PID";
 
+/// Without /F, taskkill asks windows to close, and a program in a terminal has none.
+pub(super) fn stop(_process: &str) -> Option<String> {
+    None
+}
+
 pub(super) fn space_of(directory: &str) -> String {
     format!("dir {directory}")
 }
