@@ -22,6 +22,7 @@ pub mod redirect;
 pub mod secret;
 pub mod shared;
 pub mod sharing;
+pub mod threads;
 pub mod transparent;
 pub mod usage;
 pub mod view;

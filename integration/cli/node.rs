@@ -2,8 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 
 use crate::machine::{Machine, Node, Output};
 
@@ -72,6 +75,49 @@ fn a_second_node_with_the_same_directory_is_refused_whatever_its_ports_and_a_kil
             directory.display()
         )],
     );
+}
+
+/// What had to block panicked, and the node ended with a part that had failed.
+#[test]
+fn a_system_that_permits_too_few_threads_is_named_and_nothing_panics() {
+    if !Uid::effective().is_root() {
+        eprintln!("skipped: only root can run it as a user without other processes, whom such a limit binds");
+        return;
+    }
+    let (machine, _) = Machine::with_group();
+    let user = 60_000 + std::process::id() % 5_000;
+    chown_all(&machine.path(""), user);
+    let limited = |inner: &Command, threads: u32| {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+        command.args(["prlimit", &format!("--nproc={threads}")]);
+        command
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .env_clear()
+            .stdin(std::process::Stdio::null());
+        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    };
+    let refused = |inner: &Command, threads: u32| {
+        let output = Output::of(&mut limited(inner, threads));
+        assert!(!output.stderr.contains("panicked"), "{threads}: {output}");
+        output
+            .failed(1, &["error: cannot start a thread", "caused by: ", "hint: check the limits of threads"]);
+    };
+    let options = ["--role", "gateway", "--threads", "1", "--proxy", "127.0.0.51:0"];
+    let up = machine.up("127.0.0.51", &options);
+    (1..=5).for_each(|threads| refused(&up, threads));
+    refused(&machine.command(["doctor"]), 1);
+    drop(Node::start(&mut limited(&up, 30)));
+}
+
+fn chown_all(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).unwrap();
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| chown_all(&entry.unwrap().path(), user));
+    }
 }
 
 #[test]

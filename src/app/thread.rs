@@ -7,6 +7,7 @@ use tokio::runtime::{Handle, Runtime};
 
 use crate::net;
 use crate::problem::Problem;
+use crate::threads;
 
 /// Starts `thread`, which runs `run` with a new runtime. Returns the runtime's handle as well.
 pub(super) fn start(
@@ -30,9 +31,7 @@ pub(super) fn start(
         Err(error) => {
             // Dropping it would wait for its end, which panics where other tasks run.
             runtime.shutdown_background();
-            Err(Problem::new("cannot start a thread").because(error).hint(
-                "check the limits of threads and memory: 'ulimit -u', 'ulimit -v'; for a service TasksMax=",
-            ))
+            Err(threads::refused(error))
         }
     }
 }

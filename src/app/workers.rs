@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::thread;
 use crate::problem::Problem;
+use crate::threads;
 
 /// The threads that serve links, each with its own runtime: a link and its tunnels never move to another thread.
 pub(super) struct Workers {
@@ -17,8 +18,10 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads.
+    /// Starts `count` threads, if the system permits the node all that it needs: these, that of the state directory, and one that may
+    /// block for each of their runtimes and for the main one.
     pub(super) fn start(count: usize) -> Result<Self, Problem> {
+        threads::check(2 * (count + 1) + 1)?;
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for number in 0..count {
             let (stop, stopped) = oneshot::channel::<()>();

@@ -33,13 +33,14 @@ use std::io::Write;
 
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
-use crate::{lan, net};
+use crate::{lan, net, threads};
 
 /// Runs a command on a new single-threaded runtime, on this thread.
 ///
 /// # Errors
-/// When the runtime cannot be created.
+/// When the runtime cannot be created, or the system permits no thread for what blocks.
 pub fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Problem> {
+    threads::check(1)?;
     let runtime = net::runtime().map_err(|error| Problem::new("the runtime cannot start").because(error))?;
     let result = runtime.block_on(command);
     // A blocking call that is still in progress, such as a name lookup, must not delay the exit.
