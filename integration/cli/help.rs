@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::machine::Output;
+use crate::machine::{Machine, Output};
 
 /// Every command that has a help text, including hidden ones.
 const COMMANDS: [&str; 25] = [
@@ -39,6 +39,40 @@ fn laneway(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
     command.args(arguments).env_clear().env("NO_COLOR", "1").env("COLUMNS", "100").stdin(Stdio::null());
     Output::of(&mut command)
+}
+
+/// What a script keeps was incomplete, and the exit code was 0.
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
+    let machine = Machine::new();
+    let lines = [
+        "error: standard output does not take what was printed",
+        "caused by: No space left on device (os error 28)",
+        "hint: let it go to a terminal",
+    ];
+    for arguments in [
+        &["--version"][..],
+        &["--help"],
+        &["up", "--help"],
+        &["completions", "bash"],
+        &["man"],
+        &["env", "--no-check"],
+        &["apt-proxy"],
+        &["init"],
+        &["members", "--offline", "--json"],
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = machine.command(arguments).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Output::ended(output.wait_with_output().unwrap());
+        output.failed(1, &lines);
+
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = machine.command(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Output::ended(output.wait_with_output().unwrap());
+        let again = if arguments == ["init"] { (Some(2), true) } else { (Some(0), false) };
+        assert_eq!((output.code, !output.stderr.is_empty()), again, "{arguments:?}: {output}");
+    }
 }
 
 #[track_caller]

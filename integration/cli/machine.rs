@@ -109,7 +109,10 @@ impl Machine {
 
 impl Output {
     pub(crate) fn of(command: &mut Command) -> Self {
-        let output = command.output().unwrap();
+        Self::ended(command.output().unwrap())
+    }
+
+    pub(crate) fn ended(output: std::process::Output) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),

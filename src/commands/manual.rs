@@ -3,7 +3,7 @@
 
 mod sections;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
@@ -114,8 +114,7 @@ fn page_of(command: Command) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Prints text as it is. A closed pipe is ignored.
+/// Prints text as it is.
 fn print(text: &[u8]) {
     say(String::from_utf8_lossy(text).trim_end());
-    let _ = std::io::stdout().flush();
 }

@@ -29,7 +29,8 @@ pub mod system_proxy;
 pub mod top;
 pub mod transparent;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::OnceLock;
 
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
@@ -65,14 +66,40 @@ pub(crate) fn check_lan(named: &[String]) -> Result<(), Problem> {
         .hint(format!("{near}it has {}", lan::listed(&existing))))
 }
 
-/// Prints a line to standard output. A closed pipe is ignored.
+/// Why something could not be printed, if anything could not.
+static UNSAID: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line to standard output. Whether that worked, [`said`] tells at the end.
 pub(crate) fn say(text: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    note(writeln!(io::stdout(), "{text}"));
+}
+
+/// Notes whether something was printed. Who closes a pipe has read enough.
+pub fn note(printed: io::Result<()>) {
+    if let Err(error) = printed
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        // The first one is the reason.
+        let _ = UNSAID.set(error);
+    }
+}
+
+/// Whether all that was printed has reached standard output.
+///
+/// # Errors
+/// When it has not, as on a full disk.
+pub fn said() -> Result<(), Problem> {
+    note(io::stdout().flush());
+    UNSAID.get().map_or(Ok(()), |error| {
+        Err(Problem::new("standard output does not take what was printed")
+            .because(io::Error::new(error.kind(), error.to_string()))
+            .hint("let it go to a terminal, a pipe, or a file on a disk with free space"))
+    })
 }
 
 /// Warns on standard error of rules that redirect this machine's connections to a node that does not run.
 pub(crate) fn warn_of_leftover_rules() {
     if let Some(leftover @ Leftover::Rules(_)) = redirect::leftover() {
-        let _ = writeln!(std::io::stderr(), "warning: {leftover}\nhint: {}", Leftover::HINT);
+        let _ = writeln!(io::stderr(), "warning: {leftover}\nhint: {}", Leftover::HINT);
     }
 }
