@@ -8,7 +8,7 @@ use tokio::net::UnixStream;
 
 use crate::clock::Clock;
 use crate::lab::{Lab, Proxy};
-use crate::peer::{Peer, within};
+use crate::peer::{Origin, Peer, within};
 
 const REJECTED: &str = "\0[\0\0\0\0\0\0";
 
@@ -69,6 +69,36 @@ async fn every_dialect_refuses_in_its_own_way_and_each_refusal_is_counted() {
         assert_eq!(count().await, before + 1, "{dialect} {reason} {request}");
     }
     assert_eq!(proxy.dials(), 0);
+}
+
+/// What was sent to nobody is not counted as sent: neither by the gateway for its client, nor by the client for its app.
+#[tokio::test]
+async fn a_request_that_is_refused_counts_no_bytes() {
+    let lab = Lab::with_access("127.0.0.1").await;
+    let proxy = lab.proxy().await;
+    let server = Origin::new();
+    let closed = Origin::new().address;
+    let sent = || (lab.telemetry.served.traffic.sent(), proxy.telemetry.apps.traffic.sent());
+    let get = |target: &dyn std::fmt::Display| {
+        format!("GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")
+    };
+    for (target, status) in [(closed, "502"), ("127.0.0.2:80".parse().unwrap(), "403")] {
+        for request in [get(&target), format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\nearly")] {
+            let answer = answer(&proxy, request.as_bytes()).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
+            assert_eq!(sent(), (0, 0), "{request}");
+        }
+    }
+    let request = get(&server.address);
+    let (said, served) = tokio::join!(answer(&proxy, request.as_bytes()), async {
+        let mut inner = server.accept().await;
+        let head = inner.head().await;
+        inner.say("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        head
+    });
+    assert!(said.starts_with("HTTP/1.1 204 "), "{said}");
+    let (of_gateway, of_client) = sent();
+    assert!(of_gateway >= served.len() as u64 && of_client >= served.len() as u64, "{:?}", sent());
 }
 
 #[tokio::test]

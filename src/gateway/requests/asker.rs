@@ -68,6 +68,8 @@ pub(super) struct Asker<'a> {
     buffer: BytesMut,
     /// The memory of `buffer`.
     received: Tally,
+    /// The bytes of heads that are counted once they are granted: a refused request reaches no server.
+    uncounted: usize,
     progress: &'a Progress<'a>,
 }
 
@@ -98,7 +100,7 @@ impl<'a> Asker<'a> {
 
     fn new(stage: Stage, member: NodeId, account: Arc<Account>, progress: &'a Progress<'a>) -> Self {
         let (held, received) = (Tally::of(&account), Tally::of(&account));
-        Self { stage, member, account, held, buffer: BytesMut::new(), received, progress }
+        Self { stage, member, account, held, buffer: BytesMut::new(), received, uncounted: 0, progress }
     }
 
     /// The request for the stream of a client, while it is not granted.
@@ -140,8 +142,9 @@ impl<'a> Asker<'a> {
         self.held.set(bytes);
     }
 
-    /// Grants the stream unless it is granted.
+    /// Grants the stream unless it is granted. The request is served from here on, and counts.
     pub(super) fn grant(&mut self) -> Result<(), Gone> {
+        self.progress.add_received(std::mem::take(&mut self.uncounted));
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Asked(incoming) => self.stage = Stage::Granted(incoming.accept()?),
             Stage::Own(LocalStream { pipe, answer }) => {
@@ -174,7 +177,7 @@ impl<'a> Asker<'a> {
             };
             match next {
                 Some(bytes) => {
-                    self.progress.add_received(bytes.len());
+                    self.uncounted += bytes.len();
                     self.buffer.extend_from_slice(&bytes);
                     self.received.set(beyond(self.buffer.capacity()));
                 }
