@@ -1609,6 +1609,46 @@ async fn nobody_joins_a_fetch_that_stands_still_once_the_server_has_something_el
     assert_eq!(still.site.hit("GET /f", "").await.1, "abcde");
 }
 
+/// RFC 9211 §2.5: `stored` was said of every response that may be stored, also where nothing could be.
+#[tokio::test]
+async fn a_response_is_said_to_be_stored_only_where_something_can_be() {
+    let site = Site::new().await;
+    let store = site.lab.store.clone().unwrap();
+    let large = "x".repeat(1 << 20);
+    let small = FRESH.replace("ETag", "Connection: close\r\nETag");
+    let large = small.replace("Content-Length: 10", "Content-Length: 1048576").replace("0123456789", &large);
+    let status = async |path: &str, answer: &str| {
+        let mut app = site.app(&format!("GET {path}"), "").await;
+        let (mut server, _) = site.server().await;
+        server.say(answer).await;
+        let head = app.head().await;
+        app.exactly(length(&head)).await;
+        store.slowly(|store| store.flush()).await.unwrap();
+        line(&head, "Cache-Status").unwrap().to_owned()
+    };
+    let (stored, unstored) = ("laneway-test; fwd=uri-miss; stored; ttl=", "laneway-test; fwd=uri-miss; ttl=");
+    for (path, answer) in [("/a", &small), ("/b", &large)] {
+        let said = status(path, answer).await;
+        assert!(said.starts_with(stored), "{said}");
+    }
+    // A file in the place of the directory.
+    let aside = store.directory().with_extension("aside");
+    std::fs::rename(store.directory(), &aside).unwrap();
+    std::fs::write(store.directory(), "").unwrap();
+    status("/c", &small).await;
+    assert!(store.fault().is_some());
+    let said = status("/d", &small).await;
+    assert!(said.starts_with(unstored), "{said}");
+    // Each response tries again, and the next one is told.
+    std::fs::remove_file(store.directory()).unwrap();
+    std::fs::rename(&aside, store.directory()).unwrap();
+    status("/e", &small).await;
+    for (path, answer) in [("/f", &small), ("/g", &large)] {
+        let said = status(path, answer).await;
+        assert!(said.starts_with(stored), "{said}");
+    }
+}
+
 /// A request for something that may be stored got nothing for as long as the disk did not answer.
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {

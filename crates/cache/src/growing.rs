@@ -154,6 +154,12 @@ impl Growing {
         self.is_whole
     }
 
+    /// Whether it will be stored, as far as the last writes tell.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.state().is_full && self.store.takes_more()
+    }
+
     /// Whether it is fetched up to its end.
     #[must_use]
     pub fn is_to_the_end(&self) -> bool {

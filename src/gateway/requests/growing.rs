@@ -98,7 +98,8 @@ impl Stream<'_> {
         let in_chunks = body.total.is_none();
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or(Duration::ZERO);
-        let head = answer.head(stored, age, &self.cache_status(mark, stored), in_chunks);
+        let status = self.cache_status(mark, stored, body.is_kept());
+        let head = answer.head(stored, age, &status, in_chunks);
         if !in_chunks
             && let Some(shared) = self.shared(request, answer, stored, head.clone())
             && self.has_room(stored.total.saturating_sub(body.end())).await

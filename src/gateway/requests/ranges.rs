@@ -58,7 +58,7 @@ impl Stream<'_> {
         let body = Arc::new(body);
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
-        let head = answer::multipart_head(parts, stored, age, &self.cache_status(HIT, stored));
+        let head = answer::multipart_head(parts, stored, age, &self.cache_status(HIT, stored, false));
         self.count(HIT, id, stored, parts.length());
         self.asker.hold(stored.memory() + parts.memory());
         self.asker.send(head).await?;

@@ -34,15 +34,15 @@ const TOLD_AT: [u32; 10] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
 /// How a response is marked (RFC 9211), and counted.
 #[derive(Clone, Copy)]
 pub(super) struct Mark {
-    /// The parameters of Cache-Status after the name.
+    /// The parameters of Cache-Status after the name, but for `stored`.
     status: &'static str,
     counted: &'static str,
 }
 
 pub(super) const HIT: Mark = Mark { status: "hit", counted: "hit" };
 pub(super) const VALIDATED: Mark = Mark { status: "hit; fwd=stale; fwd-status=304", counted: "validated" };
-pub(super) const MISS: Mark = Mark { status: "fwd=uri-miss; stored", counted: "miss" };
-pub(super) const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counted: "collapsed" };
+pub(super) const MISS: Mark = Mark { status: "fwd=uri-miss", counted: "miss" };
+pub(super) const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; collapsed", counted: "collapsed" };
 
 impl Mark {
     /// Whether another request has begun the fetch that answers this one.
@@ -87,7 +87,8 @@ impl Stream<'_> {
         let whole = body.len();
         let body = body.slice(as_index(start)..as_index(end));
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
-        let head = Answer::to(request, stored).head(stored, age, &self.cache_status(HIT, stored), false);
+        let head =
+            Answer::to(request, stored).head(stored, age, &self.cache_status(HIT, stored, false), false);
         self.count(HIT, id, stored, end - start);
         // So it stays counted after the store has dropped it.
         let body = detached(body, whole);
@@ -97,9 +98,11 @@ impl Stream<'_> {
         sent.map(|()| Next::Request)
     }
 
-    pub(super) fn cache_status(&self, mark: Mark, stored: &Stored) -> String {
+    /// The value of Cache-Status. `is_kept` says that the response is being stored because of this request (RFC 9211 §2.5).
+    pub(super) fn cache_status(&self, mark: Mark, stored: &Stored, is_kept: bool) -> String {
         let ttl = policy::remaining(stored, SystemTime::now()).as_secs();
-        format!("{}; {}; ttl={ttl}", self.gateway.name, mark.status)
+        let kept = if is_kept { "; stored" } else { "" };
+        format!("{}; {}{kept}; ttl={ttl}", self.gateway.name, mark.status)
     }
 
     /// Answers with what is stored; `None` when it turns out to be damaged, or cannot be read for now, before anything was sent.
@@ -148,7 +151,7 @@ impl Stream<'_> {
         };
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
-        let head = answer.head(stored, age, &self.cache_status(mark, stored), false);
+        let head = answer.head(stored, age, &self.cache_status(mark, stored, false), false);
         if let Some(shared) = self.shared(request, answer, stored, head.clone())
             && !stored.pieces.is_empty()
         {

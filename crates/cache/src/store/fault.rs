@@ -26,6 +26,12 @@ impl Store {
         self.noted().clone()
     }
 
+    /// Whether a response that comes now will be stored, as far as the last one tells.
+    #[must_use]
+    pub fn takes_more(&self) -> bool {
+        self.noted().is_none() && !self.is_hung()
+    }
+
     /// Writes all these bytes to a file of the store, and notes why that fails.
     pub(crate) fn write_to(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         files::write_all_at(file, bytes, at).inspect_err(|error| self.note_fault(error))
