@@ -31,6 +31,18 @@ impl Kind {
         }
     }
 
+    /// The URL of such a registry, as an example: where its clients find what they ask for.
+    #[must_use]
+    pub const fn example(self) -> &'static str {
+        match self {
+            Self::Apt => "https://deb.example/debian",
+            Self::Pypi => "https://pypi.example/simple/",
+            Self::Npm => "https://npm.example/",
+            Self::Crates => "https://index.crates.example/",
+            Self::Oci => "https://images.example",
+        }
+    }
+
     /// The kind with this word.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {

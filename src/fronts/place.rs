@@ -38,10 +38,11 @@ impl Nowhere {
     pub fn hint(&self) -> String {
         match self {
             Self::NotConfigured(name) => {
-                let (kind, key) = name.split_once('/').unwrap_or((name, ""));
-                let line = if key.is_empty() { kind.to_owned() } else { format!("{kind}.{key}") };
+                let kind = name.split('/').next().unwrap_or_default();
+                let url = Kind::of(kind).map_or("https://HOST/", Kind::example);
+                let line = name.replacen('/', ".", 1);
                 format!(
-                    "add  {line} = \"https://{kind}.example/\"  below [fronts] in laneway.toml, or start with --front {name}=URL"
+                    "add  {line} = \"{url}\"  below [fronts] in laneway.toml, or start with --front {name}={url}"
                 )
             }
             Self::Path(_) => "'laneway env --fronts' prints the address for each tool".to_owned(),
@@ -189,6 +190,18 @@ mod tests {
         ] {
             let nowhere = fronts().place(path).unwrap_err();
             assert!(nowhere.hint().contains(hint), "{}", nowhere.hint());
+        }
+        // What it shows is a front that works: pip asks for pages below /simple/.
+        for (path, url) in [
+            ("/pypi/six/", "https://pypi.example/simple/"),
+            ("/npm/six", "https://npm.example/"),
+            ("/apt/debian/x", "https://deb.example/debian/"),
+            ("/v2/", "https://images.example/"),
+        ] {
+            let hint = Fronts::default().place(path).unwrap_err().hint();
+            let front: Upstream = hint.split("--front ").nth(1).unwrap().parse().unwrap();
+            assert_eq!(front.url.to_string(), url, "{hint}");
+            assert!(hint.contains(&format!(" = \"{}", url.trim_end_matches('/'))), "{hint}");
         }
         for path in [
             "/pypi/../../x",
