@@ -399,6 +399,9 @@ fn init_says_for_how_many_machines_and_for_how_long_the_code_is_good() {
     let output = first.laneway(["invite", "--client-only", "--uses", "3", "--ttl", "never"]).success();
     let said = "# The code is good for 3 machines, as a client only, until a member is removed.";
     assert!(output.stdout.contains(said), "{output}");
+    let output = first.laneway(["invite", "--name", "kiosk"]).success();
+    let said = "# The code is good for one machine, under the name 'kiosk', for 24 hours.";
+    assert!(output.stdout.contains(said), "{output}");
 }
 
 /// The same code with another secret in it, and the right checksum.

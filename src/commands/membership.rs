@@ -76,7 +76,7 @@ pub struct Invite {
     /// How long the join code is valid, such as 30m, 24h, 7d or never
     #[arg(long, value_name = "TIME", default_value = DEFAULT_TTL, value_parser = ttl)]
     ttl: Ttl,
-    /// The name of the joining machine in the group [default: its host name]
+    /// The name of the joining machine in the group; another one that joins first may still take it [default: its host name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
@@ -144,7 +144,7 @@ impl Init {
         ));
         say("While it runs, run this on every other machine:\n");
         say(format_args!("    laneway join {code}\n"));
-        say(format_args!("The code is {}.", validity(Uses::Any, Role::Gateway, self.ttl.0)));
+        say(format_args!("The code is {}.", validity(Uses::Any, Role::Gateway, None, self.ttl.0)));
         Ok(())
     }
 }
@@ -167,10 +167,11 @@ impl Invite {
         }
         let authority = authority::load(state)?;
         removal::refuse(state).await?;
+        let good = validity(self.uses, role, self.name.as_deref(), self.ttl.0);
         let code = authority.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
         // Comments for a shell that the output is piped to.
-        say(format_args!("# The code is {}.", validity(self.uses, role, self.ttl.0)));
+        say(format_args!("# The code is {good}."));
         say(format_args!(
             "# Run that line on the other machine while 'laneway up{}' runs on this one.",
             state.option()
@@ -307,8 +308,8 @@ fn read_code(input: impl BufRead) -> Result<JoinCode, Problem> {
     Ok(text.parse::<JoinCode>()?)
 }
 
-/// How many machines a code admits, as which kind of member, and for how long.
-fn validity(uses: Uses, role: Role, ttl: Option<Duration>) -> String {
+/// How many machines a code admits, as which kind of member and under which name, and for how long.
+fn validity(uses: Uses, role: Role, name: Option<&str>, ttl: Option<Duration>) -> String {
     let machines = match uses {
         Uses::Times(1) => "one machine".to_owned(),
         Uses::Times(number) => format!("{number} machines"),
@@ -329,7 +330,8 @@ fn validity(uses: Uses, role: Role, ttl: Option<Duration>) -> String {
             format!("for {number} {name}{}", if number == 1 { "" } else { "s" })
         }
     };
-    format!("good for {machines}{role}, {time}")
+    let name = name.map_or_else(String::new, |name| format!(", under the name '{name}'"));
+    format!("good for {machines}{role}{name}, {time}")
 }
 
 /// Enrols this machine at the signer.
@@ -423,13 +425,13 @@ mod tests {
 
     #[test]
     fn the_validity_of_a_code_is_said_in_the_units_of_its_option() {
-        let said = |text: &str| validity(Uses::Any, Role::Gateway, ttl(text).unwrap().0);
+        let said = |text: &str| validity(Uses::Any, Role::Gateway, None, ttl(text).unwrap().0);
         assert_eq!(said("24h"), "good for any number of machines, for 24 hours");
         assert_eq!(said("2d"), "good for any number of machines, for 2 days");
         assert_eq!(said("90m"), "good for any number of machines, for 90 minutes");
         assert_eq!(said("never"), "good for any number of machines, until a member is removed");
-        let one = validity(Uses::Times(1), Role::Client, ttl("1s").unwrap().0);
-        assert_eq!(one, "good for one machine, as a client only, for 1 second");
+        let one = validity(Uses::Times(1), Role::Client, Some("kiosk"), ttl("1s").unwrap().0);
+        assert_eq!(one, "good for one machine, as a client only, under the name 'kiosk', for 1 second");
     }
 
     #[test]
