@@ -182,6 +182,7 @@ impl View {
             started: since_1970(self.started.1).as_secs_f64(),
             uptime: now.duration_since(self.started.0).as_secs_f64(),
             proxy: self.client.proxy.iter().map(Endpoint::to_string).collect(),
+            needs_login: self.client.logins.are_needed(),
             link: self.gateway.link.map(|address| address.to_string()),
             directory: self.directory.clone(),
         }

@@ -257,6 +257,61 @@ fn commands_find_the_node_of_their_state_directory_wherever_it_listens() {
     assert!(said(&["env", "--unset"]).stdout.contains("unset http_proxy"));
 }
 
+/// Software got 407 there, and nothing had said why.
+#[test]
+fn software_is_pointed_to_a_port_with_logins_by_a_login_and_otherwise_the_user_is_told() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.52", &["--role", "gateway", "--proxy-login", "ann:secret"]);
+    let proxy = node.address("local proxy");
+    let (with_login, without) = (format!("http://ann:secret@{proxy}"), format!("http://{proxy}"));
+    let warning = format!("warning: the local proxy on {proxy} asks for a login, and none was named");
+    let hint = format!("--proxy http://NAME:PASSWORD@{proxy}, or the same in LANEWAY_PROXY");
+    for (words, shown) in [
+        (&["env"][..], format!("http_proxy='{without}'")),
+        (&["env", "--docker"], format!("http_proxy={without} ")),
+        (&["apt-proxy"], "DIRECT".to_owned()),
+    ] {
+        let said = machine.laneway(words).success();
+        assert!(said.stdout.contains(&shown), "{said}");
+        assert!(said.stderr.contains(&warning) && said.stderr.contains(&hint), "{said}");
+        let named = machine.laneway([words, &["--proxy", &with_login]].concat()).success();
+        let shown = shown.replace(&without, &with_login).replace("DIRECT", &with_login);
+        assert!(named.stdout.contains(&shown) && !named.stderr.contains("login"), "{named}");
+    }
+    let run = |options: &[&str]| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_laneway"));
+        run.args(["run", "--state"]).arg(machine.state()).args(options);
+        run.args(["--", "sh", "-c", "echo $http_proxy"]);
+        run
+    };
+    let said = Output::of(&mut run(&[])).success();
+    assert!(said.stdout == format!("{without}\n") && said.stderr.contains(&warning), "{said}");
+    let said = Output::of(run(&[]).env("LANEWAY_PROXY", &with_login)).success();
+    assert_eq!((said.stdout, said.stderr), (format!("{with_login}\n"), String::new()));
+    // A command that needs none takes it, and no password is shown that was not to be printed.
+    machine.laneway(["status", "--proxy", &with_login]).success();
+    let help = Output::of(machine.command(["env", "--help"]).env("LANEWAY_PROXY", &with_login)).success();
+    assert!(help.stdout.contains("LANEWAY_PROXY") && !help.stdout.contains("secret"), "{help}");
+    let refused = machine.laneway(["env", "--proxy", "http://ann:secret@localhost"]);
+    refused.failed(2, &["error: --proxy does not take this value", "caused by: not an address and a port"]);
+    assert!(!refused.stderr.contains("secret"), "{refused}");
+}
+
+#[test]
+fn a_password_reaches_each_shell_as_a_url_has_it() {
+    let machine = Machine::new();
+    let login = ["--proxy", "http://ann:it's 100%, $HOME!@127.0.0.1:3128"];
+    let expected = "http_proxy=http://ann:it%27s%20100%25%2C%20%24HOME%21@127.0.0.1:3128";
+    for shell in SHELLS {
+        let set = machine.laneway([&["env", "--no-check"], &login[..], shell.2].concat()).success().stdout;
+        let Some(shown) = variables(&shell, &[], &[&set]) else { continue };
+        assert!(shown.iter().any(|line| line == expected), "{}: {shown:?}", shell.0);
+    }
+    let batch =
+        machine.laneway([&["env", "--no-check", "--shell", "cmd"], &login[..]].concat()).success().stdout;
+    assert!(batch.contains("=http://ann:it%%27s%%20100%%25%%2C%%20%%24HOME%%21@127.0.0.1:3128\""), "{batch}");
+}
+
 #[test]
 fn apt_gets_the_proxy_only_while_a_node_runs() {
     let (machine, _) = Machine::with_group();

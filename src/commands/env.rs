@@ -65,6 +65,8 @@ impl Shell {
     /// that it had, or those of its other name; to `*` nothing is added, which would take its meaning for much software.
     fn set(self, Variable { name, value, list }: &Variable) -> String {
         let saved = format!("{SAVED}{name}");
+        // A batch file has the values of variables between percent signs.
+        let value = if self == Self::Cmd { &value.replace('%', "%%") } else { value };
         match (self, list) {
             (Self::Sh, None) => format!(
                 "[ -n \"${{{saved}+x}}\" ] || export {saved}=\"${{{name}+v}}${{{name}-n}}\";\nexport {name}='{value}';\n"
@@ -218,6 +220,7 @@ impl Env {
             Some(Switch::On) => {
                 let address = port.address(state)?;
                 self.selection.check(state, address)?;
+                self.selection.warn_of_login(address);
                 return system_proxy::on(address, &config::state_directory(state)?);
             }
             Some(Switch::Off) => return system_proxy::off(&config::state_directory(state)?),
@@ -228,8 +231,9 @@ impl Env {
             // An address that is named for containers may not be reached from here.
             if let Some(first) = endpoints.first().filter(|_| !port.is_named()) {
                 self.selection.check(state, reachable(*first))?;
+                self.selection.warn_of_login(reachable(*first));
             }
-            let (line, warning) = docker(&endpoints, self.selection.socks);
+            let (line, warning) = docker(&endpoints, &self.selection);
             if let Some(warning) = warning {
                 let _ = writeln!(std::io::stderr(), "{warning}");
             }
@@ -252,10 +256,11 @@ impl Env {
         }
         if !self.unset {
             self.selection.check(state, address)?;
+            self.selection.warn_of_login(address);
             warn_of_exceptions();
         }
         let mut lines = String::new();
-        for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
+        for variable in variables(&port.authority(address), self.selection.socks || self.unset) {
             lines += &match self.unset {
                 false => self.shell.set(&variable),
                 true => self.shell.restore(variable.name),
@@ -267,13 +272,13 @@ impl Env {
 }
 
 impl AptProxy {
-    /// Prints the proxy's address while a node runs there that root may use, else `DIRECT`, as apt expects from an
+    /// Prints the proxy's address while a node runs there that root may use, with the login that it asks for, else `DIRECT`, as apt expects from an
     /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it. `state` is the directory that was
     /// named, if any.
     pub fn run(self, state: Option<&Path>) {
         let found = self.port.address_silently(state);
         let used = found.filter(|address| match self.port.check(state, *address) {
-            Ok(()) => true,
+            Ok(()) => self.port.lacks_login(*address).inspect(warn).is_none(),
             Err(Unusable::Nobody(_)) => false,
             Err(Unusable::Other(_)) if self.no_check => super::ask::status(*address).is_ok(),
             Err(Unusable::Other(problem)) => {
@@ -282,13 +287,18 @@ impl AptProxy {
             }
         });
         match used {
-            Some(address) => say(format_args!("http://{address}")),
+            Some(address) => say(format_args!("http://{}", self.port.authority(address))),
             None => say("DIRECT"),
         }
     }
 }
 
 impl Selection {
+    /// Says so if the local proxy asks software for a login that it does not get.
+    pub(super) fn warn_of_login(&self, address: SocketAddr) {
+        self.port.lacks_login(address).iter().for_each(warn);
+    }
+
     /// Refuses to point software to another program, or to a port that nobody holds: nothing would work there, and any user's
     /// program could take it.
     fn check(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
@@ -321,11 +331,11 @@ fn warn(problem: &Problem) {
     let _ = writeln!(std::io::stderr(), "{warning}");
 }
 
-/// The variables. In lower and upper case, since software reads one or the other; curl reads http_proxy in lower case
-/// only.
-pub(super) fn variables(address: &str, socks: bool) -> Vec<Variable> {
+/// The variables that lead to this authority of a URL. In lower and upper case, since software reads one or the other; curl
+/// reads http_proxy in lower case only.
+pub(super) fn variables(authority: &str, socks: bool) -> Vec<Variable> {
     let variable = |name, value: &str| Variable { name, value: value.into(), list: None };
-    let http = format!("http://{address}");
+    let http = format!("http://{authority}");
     let mut variables: Vec<_> =
         ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"].map(|name| variable(name, &http)).into();
     for (name, other) in [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")] {
@@ -334,7 +344,7 @@ pub(super) fn variables(address: &str, socks: bool) -> Vec<Variable> {
     // Makes Node.js use the variables.
     variables.push(variable("NODE_USE_ENV_PROXY", "1"));
     if socks {
-        let socks = format!("socks5h://{address}");
+        let socks = format!("socks5h://{authority}");
         variables.extend(["ALL_PROXY", "all_proxy"].map(|name| variable(name, &socks)));
     }
     variables
@@ -356,10 +366,10 @@ fn reach(endpoints: &[SocketAddr]) -> (Option<&'static str>, String) {
 }
 
 /// Options for `docker run`, and a warning if they connect the container to the host's network.
-fn docker(endpoints: &[SocketAddr], socks: bool) -> (String, Option<String>) {
+fn docker(endpoints: &[SocketAddr], selection: &Selection) -> (String, Option<String>) {
     let (option, reached) = reach(endpoints);
     let mut words: Vec<String> = option.map(str::to_owned).into_iter().collect();
-    let set = variables(&reached, socks).into_iter();
+    let set = variables(&selection.port.authority(&reached), selection.socks).into_iter();
     words.extend(set.map(|Variable { name, value, .. }| format!("--env {name}={value}")));
     let warning = endpoints.iter().all(|address| address.ip().is_loopback()).then(|| {
         let bridge = SocketAddr::new(bridge(), endpoints.first().map_or(PROXY_PORT, SocketAddr::port));

@@ -1,15 +1,18 @@
 //! Which local proxy a command uses, and whether the node of this machine listens there.
 
+use std::fmt;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::ask::{self, NoStatus, reachable};
 use super::beside;
+use super::named_proxy::NamedProxy;
 use crate::config::proxies::{Fault, Proxies, configured_proxies};
 use crate::control;
 use crate::failure::printable;
 use crate::problem::Problem;
+use crate::secret::secret;
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::users::{self, Whose};
 use crate::telemetry::snapshot::NodeSeen;
@@ -18,10 +21,16 @@ use crate::trust::group::Group;
 /// The option that names the local proxy. In all methods `state` is the state directory that was named, if any.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LocalPort {
-    /// The local proxy of the node [default: that of the running node of this state directory, else as configured in the
-    /// file, else 127.0.0.1:1080]
-    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT")]
-    proxy: Option<SocketAddr>,
+    /// The local proxy of the node, with a login as http://NAME:PASSWORD@ADDR:PORT if it asks for one [default: that of the running
+    /// node of this state directory, else as configured in the file, else 127.0.0.1:1080]
+    #[arg(
+        long,
+        env = "LANEWAY_PROXY",
+        value_name = "ADDR:PORT",
+        hide_env_values = true,
+        value_parser = secret::<NamedProxy>()
+    )]
+    proxy: Option<NamedProxy>,
 }
 
 /// Why software must not be pointed to a local proxy.
@@ -78,6 +87,26 @@ impl LocalPort {
         self.proxy.is_some()
     }
 
+    /// What a URL has to lead software to this address, with the login that was named, if any.
+    pub(super) fn authority(&self, address: impl fmt::Display) -> String {
+        self.proxy.as_ref().map_or_else(|| address.to_string(), |proxy| proxy.authority(&address))
+    }
+
+    /// What to do about the local proxy at this address if it asks for a login, and none was named. `None` also where nobody
+    /// answers that.
+    pub(super) fn lacks_login(&self, address: SocketAddr) -> Option<Problem> {
+        let is_named = self.proxy.as_ref().is_some_and(NamedProxy::has_login);
+        let needs_login = !is_named && ask::about(address).is_ok_and(|seen| seen.node.needs_login);
+        needs_login.then(|| {
+            Problem::new(format!("the local proxy on {address} asks for a login, and none was named"))
+                .after(Problem::new("software gets status 407 there, or is refused by SOCKS"))
+                .hint(format!(
+                    "name one of --proxy-logins: --proxy http://NAME:PASSWORD@{address}, or the same in LANEWAY_PROXY, where the list \
+                     of processes does not show it"
+                ))
+        })
+    }
+
     /// Whether software may be pointed to this address: a node answers there that belongs to this user or to the machine. It is
     /// the node of this machine's group or, where the user has named the address or is in no group, any node.
     pub(super) fn check(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Unusable> {
@@ -108,8 +137,8 @@ impl LocalPort {
     }
 
     fn found(&self, state: Option<&Path>) -> (Vec<SocketAddr>, Option<Fault>) {
-        if let Some(address) = self.proxy {
-            return (vec![address], None);
+        if let Some(proxy) = &self.proxy {
+            return (vec![proxy.address], None);
         }
         let Proxies { addresses, fault } = configured_proxies(None);
         let running = directory(state).as_deref().and_then(control::running_proxies);

@@ -17,6 +17,7 @@ pub mod local_port;
 pub mod manual;
 pub mod members;
 pub mod membership;
+mod named_proxy;
 pub mod origin;
 pub(crate) mod progress;
 mod removal;

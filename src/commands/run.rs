@@ -64,9 +64,11 @@ impl Run {
             }
             enter(self.node(state)?).map_err(|problem| problem.exiting(NO_NODE))?;
         } else {
-            let address = self.node(state)?.to_string();
+            let address = self.node(state)?;
+            self.selection.warn_of_login(address);
             warn_of_exceptions();
-            for Variable { name, value, list } in variables(&address, self.selection.socks) {
+            let authority = self.selection.port.authority(address);
+            for Variable { name, value, list } in variables(&authority, self.selection.socks) {
                 let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
                 match list.and_then(|other| own(name).or_else(|| own(other))) {
                     Some(entries) => command.env(name, with_entries(entries, &value)),

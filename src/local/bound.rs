@@ -69,6 +69,8 @@ pub struct BoundClient {
 pub struct Facts {
     /// The endpoints of the local proxy.
     pub proxy: Vec<Endpoint>,
+    /// The logins that it accepts from apps.
+    pub logins: Arc<Logins>,
     /// The links to gateways.
     pub links: Arc<Links>,
     /// The fronts of registries.
@@ -174,6 +176,7 @@ impl BoundClient {
         let proxy = self.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
         Facts {
             proxy: proxy.map(|(endpoint, _)| endpoint.clone()).collect(),
+            logins: self.running.logins.clone(),
             links: self.routes.links.clone(),
             fronts: self.running.fronts.subscribe(),
             is_gateway: self.is_gateway.subscribe(),

@@ -220,6 +220,9 @@ pub struct NodeSeen {
     pub uptime: f64,
     /// The addresses of the local proxy.
     pub proxy: Vec<String>,
+    /// Whether that asks software for a login.
+    #[serde(default)]
+    pub needs_login: bool,
     /// The address for links, if it accepts them.
     pub link: Option<String>,
     /// The directory of its keys and group state.
@@ -457,6 +460,7 @@ fn example_node() -> NodeSeen {
         started: 1.0,
         uptime: 3920.0,
         proxy: vec!["127.0.0.1:1080".into()],
+        needs_login: false,
         link: None,
         directory: String::new(),
     }
