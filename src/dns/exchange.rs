@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
 
 use crate::limits::buffer_pool::PooledBuffer;
 use crate::mark;
@@ -27,6 +28,9 @@ const HEADER: usize = 12;
 const MOST_REPAIRED: u16 = 64;
 /// A type of records for private use (RFC 6895 §3.1).
 const UNKNOWN_TYPE: u16 = 65_280;
+
+/// How many answers are received over TCP at a time, each of up to 64 KiB. They hold that only while they arrive.
+static LONG: Semaphore = Semaphore::const_new(64);
 
 /// A name server.
 #[derive(Debug)]
@@ -141,7 +145,10 @@ impl Server {
         let request_bytes = bytes(request)?;
         let length = u16::try_from(request_bytes.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes()[..], &request_bytes].concat()).await?;
-        let mut answer = vec![0; stream.read_u16().await?.into()];
+        let length = stream.read_u16().await?;
+        // No more of them come at a time than the limit of memory has room for beside what connections hold.
+        let _place = LONG.acquire().await.expect("the semaphore is never closed");
+        let mut answer = vec![0; length.into()];
         stream.read_exact(&mut answer).await?;
         // Here nothing is cut: there is nowhere else to ask for the rest.
         let is_cut = |answer: &Message| answer.metadata.truncation && answer.answers.is_empty();

@@ -16,6 +16,10 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("names::a_truncated_answer_is_queried_again_by_tcp", a_truncated_answer_is_queried_again_by_tcp),
     ("names::answers_are_cached_for_their_ttl", answers_are_cached_for_their_ttl),
+    (
+        "names::cached_answers_of_many_strings_take_no_more_memory_than_others",
+        cached_answers_of_many_strings_take_no_more_memory_than_others,
+    ),
     ("names::a_name_that_the_rules_refuse_is_not_queried", a_name_that_the_rules_refuse_is_not_queried),
     ("names::the_names_of_a_local_zone_stay_local", the_names_of_a_local_zone_stay_local),
     ("names::a_query_outlives_its_gateway", a_query_outlives_its_gateway),
@@ -140,6 +144,27 @@ fn answers_are_cached_for_their_ttl(lab: &Lab) {
         assert!(ttl(&dig(c1, "brief.lab A")) <= 5);
         assert!(begun.elapsed() < Duration::from_secs(30), "it is kept for ever");
     }
+}
+
+/// Seventy answers of 40 KB each took 50 MiB for as long as they were cached.
+fn cached_answers_of_many_strings_take_no_more_memory_than_others(lab: &Lab) {
+    let _names = lab.name_server();
+    let _web = lab.web(who);
+    let fleet = lab.fleet_with(1, &OPEN, &DNS);
+    let memory = || -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", fleet.node.id())).unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        memory.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let ask = |name: &str| {
+        let answer = dig(&fleet.client, &format!("+tcp +short {name}.strings.lab TXT"));
+        assert_eq!(answer.matches("\"x\"").count(), 20_000);
+    };
+    ask("first");
+    let before = memory();
+    (0..70).for_each(|number| ask(&format!("n{number}")));
+    let more = memory().saturating_sub(before);
+    assert!(more < 20 << 10, "{more} KiB");
 }
 
 fn a_name_that_the_rules_refuse_is_not_queried(lab: &Lab) {

@@ -41,7 +41,10 @@ impl Lab {
         let many = |name: &str, count: u16| -> String {
             (0..count).map(|n| format!("{name} IN A 10.99.{}.{}\n", n / 250, 1 + n % 250)).collect()
         };
-        let zone = self.write("lab.zone", format!("{ZONE}{}{}", many("many", 40), many("huge", 600)));
+        // Decoded, each string of these takes many times as much memory as it has bytes.
+        let strings = format!("*.strings IN TXT {}\n", "x ".repeat(20_000));
+        let zone =
+            self.write("lab.zone", format!("{ZONE}{}{}{strings}", many("many", 40), many("huge", 600)));
         let reverse = self.write("reverse.zone", REVERSE);
         let of = |name: &str, file: &std::path::Path| {
             format!(
