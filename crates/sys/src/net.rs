@@ -28,7 +28,8 @@ use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
@@ -182,25 +183,34 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     if COUNT.fetch_add(1, Relaxed).is_multiple_of(ACCEPTED_ALIKE) {
         keep_alive(listener);
     }
-    let mut told = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, plain(peer)),
-            Err(error) => wait_out(&error, &mut told).await,
+            Err(error) => wait_out(&error).await,
         }
     }
 }
 
-/// Handles an error of `accept`: returns at once if it concerns one connection, otherwise after a pause. The first of
-/// the latter is logged, and `told` remembers that.
-pub(crate) async fn wait_out(error: &io::Error, told: &mut bool) {
+/// Handles an error of `accept`: returns at once if it concerns one connection, otherwise after a pause. Of the latter, one a
+/// minute is logged: whoever connects again and again while descriptors are short does not fill the log.
+pub(crate) async fn wait_out(error: &io::Error) {
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
     if is_of_one_connection(error) {
         return;
     }
-    if !std::mem::replace(told, true) {
+    if is_due(&mut TOLD.lock().unwrap_or_else(PoisonError::into_inner), Instant::now()) {
         tracing::warn!(%error, "no connection can be accepted for now");
     }
     tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+/// Whether the last line is a minute old; notes that another one is logged then.
+fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = told.is_none_or(|told| now.saturating_duration_since(told) >= Duration::from_secs(60));
+    if is_due {
+        *told = Some(now);
+    }
+    is_due
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -520,6 +530,13 @@ fn not_found(said: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_nothing_can_be_accepted_is_logged_once_a_minute() {
+        let (mut told, begun) = (None, Instant::now());
+        let lines = (0..600).filter(|second| is_due(&mut told, begun + Duration::from_secs(*second)));
+        assert_eq!(lines.count(), 10);
+    }
 
     #[cfg(unix)]
     #[tokio::test]

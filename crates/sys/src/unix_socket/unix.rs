@@ -63,11 +63,10 @@ impl UnixSocket {
             let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
             Ok((TcpStream::from_std(stream)?, user))
         };
-        let mut told = false;
         loop {
             match self.listener.accept().await.and_then(|(stream, _)| as_tcp(stream)) {
                 Ok(accepted) => return accepted,
-                Err(error) => net::wait_out(&error, &mut told).await,
+                Err(error) => net::wait_out(&error).await,
             }
         }
     }
