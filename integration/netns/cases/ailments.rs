@@ -35,6 +35,7 @@ pub(super) const CASES: &[Case] = &[
     ("ailments::a_machine_where_no_node_runs", a_machine_where_no_node_runs),
     ("ailments::a_node_that_hangs", a_node_that_hangs),
     ("ailments::another_group_on_the_lan", another_group_on_the_lan),
+    ("ailments::another_group_on_a_lan_that_was_left", another_group_on_a_lan_that_was_left),
     ("ailments::a_server_that_is_mistyped_on_all_gateways", a_server_that_is_mistyped_on_all_gateways),
     ("ailments::a_gateway_that_listens_where_nobody_is", a_gateway_that_listens_where_nobody_is),
 ];
@@ -472,6 +473,19 @@ fn another_group_on_the_lan(lab: &Lab) {
     let _node = up(&c1, &[]);
     once_well(&c1);
     drop(other);
+}
+
+fn another_group_on_a_lan_that_was_left(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let g2 = lab.gateway("g2");
+    init(&g2);
+    let _other = up(&g2, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    let _node = group.client(&c1, &[]);
+    let is_named = || laneway(&c1, &["status"]).success().text().contains("10.77.0.22");
+    wait_until("the other group to be named", is_named);
+    c1.ip("address flush dev lan");
+    c1.ip("address add 10.78.0.11/24 broadcast + dev lan");
+    wait_until("what is on another network to be left out", || !is_named());
 }
 
 fn a_server_that_is_mistyped_on_all_gateways(lab: &Lab) {
