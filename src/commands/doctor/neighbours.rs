@@ -73,6 +73,19 @@ impl Neighbour {
         self.hop.address != net::plain(self.destination).ip()
     }
 
+    /// The finding about an uplink, with what follows from it that the router on the way is there.
+    fn explain_far(&self, finding: Finding) -> Finding {
+        if !self.is_here || !self.is_router() {
+            return finding;
+        }
+        let (hop, hint) = (self.hop.address, finding.hint.clone().unwrap_or_default());
+        finding
+            .because(format!(
+                "{hop}, the router on the way, has answered lately, so the uplink of this machine works as far as there"
+            ))
+            .hint(format!("see whether the router {hop} has its own uplink; otherwise {hint}"))
+    }
+
     /// The finding that a server does not answer, with what follows from it that this neighbour is there.
     fn explain_silence(&self, finding: Finding) -> Finding {
         let (server, port, hop) = (self.destination.ip(), self.destination.port(), self.hop.address);
@@ -156,6 +169,15 @@ pub(super) async fn explain_silence(finding: Finding, address: SocketAddr) -> Fi
     }
 }
 
+/// The finding about an uplink by which `address` is not reached, although the router on the way is there: then the line behind that one
+/// comes first.
+pub(super) async fn behind_router(finding: Finding, address: SocketAddr) -> Finding {
+    match Neighbour::towards(address).await {
+        Some(neighbour) => neighbour.explain_far(finding),
+        None => finding,
+    }
+}
+
 /// Packets to an address of a LAN that leave by another interface than that LAN's, as with a VPN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Astray {
@@ -230,6 +252,13 @@ mod tests {
         let near = silence(Neighbour { is_here: true, ..absent });
         assert!(near.why[0].contains("a firewall there drops TCP port 7420"), "{near:?}");
         assert_eq!(silence(absent), finding);
+        let lost = Finding::wrong(Layer::WayOut, "lost").hint("bring it up");
+        for unclear in [Neighbour { is_here: true, ..absent }, absent, routed] {
+            assert_eq!(unclear.explain_far(lost.clone()), lost);
+        }
+        let far = Neighbour { is_here: true, ..routed }.explain_far(lost.clone());
+        let hint = "see whether the router 10.77.0.1 has its own uplink; otherwise bring it up";
+        assert_eq!(far.hint.as_deref(), Some(hint));
         assert!(Neighbour { is_here: true, ..absent }.is_the_destination());
         assert!(!Neighbour { is_here: true, ..routed }.is_the_destination() && !absent.is_the_destination());
     }

@@ -64,6 +64,9 @@ pub(super) fn connect_cable() -> String {
     format!("connect its cable: '{}' shows whether it has a carrier then", tools::ADDRESSES)
 }
 
+/// How [`uplink_up`] begins.
+pub(super) const BRING_UP: &str = "bring the uplink up: ";
+
 /// How an uplink is brought up that leads to `host`.
 pub(super) fn uplink_up(host: &str) -> String {
     // The commands that show a route take no name.
@@ -71,7 +74,7 @@ pub(super) fn uplink_up(host: &str) -> String {
         Ok(_) => tools::route(host, None),
         Err(_) => tools::ROUTES.to_owned(),
     };
-    format!("bring the uplink up: '{}' shows the interfaces, '{route}' the route", tools::ADDRESSES)
+    format!("{BRING_UP}'{}' shows the interfaces, '{route}' the route", tools::ADDRESSES)
 }
 
 /// An address as `ip` and `ping` take it: a link-local one with its interface.

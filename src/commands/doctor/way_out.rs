@@ -10,7 +10,8 @@ use super::filtering::{self, Filter};
 use super::gateways::reason;
 use super::machine::Node;
 use super::name_servers::Names;
-use super::remedies::{LOGIN, uplink_up};
+use super::neighbours;
+use super::remedies::{BRING_UP, LOGIN, uplink_up};
 use super::report::{Finding, Layer, Verdict};
 use crate::config::Config;
 use crate::gateway::silence::NOTHING;
@@ -52,7 +53,13 @@ pub(super) async fn check(
         }
         _ => finding,
     };
-    Some(filtering::explain(finding, filter, "tcp", &unreached).await)
+    let hint = finding.hint.clone();
+    let finding = filtering::explain(finding, filter, "tcp", &unreached).await;
+    let is_of_the_uplink = finding.hint == hint && hint.is_some_and(|hint| hint.starts_with(BRING_UP));
+    Some(match unreached.first().filter(|_| is_of_the_uplink) {
+        Some(first) => neighbours::behind_router(finding, *first).await,
+        None => finding,
+    })
 }
 
 /// The finding about a gateway for any destination without a default route, while nothing has proved what it reaches.
