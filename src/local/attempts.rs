@@ -139,28 +139,13 @@ impl Attempts {
     }
 
     /// The sentences that tell why there is no link, the most telling one first: that this node was removed, else one for each
-    /// gateway that should be there, else one of any. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest.
-    /// Left out are what is no gateway where nobody expects one, gateways of which something is `known` already, and beside other sentences those that are not on a network of
-    /// this machine: mostly that is an address that only gateways reach.
+    /// gateway that should be there. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest. Left out are
+    /// gateways of which something is `known` already, and beside other sentences those without a route: mostly addresses that only
+    /// gateways reach.
     pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
-        let rank = |attempt: &&Attempt| {
-            let telling = match attempt.cause {
-                // A machine of another group where no gateway is expected tells nothing about gateways.
-                Cause::Distrust if !attempt.is_expected => (Cause::Unanswered, true),
-                cause => (cause, false),
-            };
-            (attempt.cause != Cause::Removed, !attempt.is_expected, telling)
-        };
-        let is_valid = |attempt: &&Attempt| now.saturating_duration_since(attempt.at) < VALIDITY;
-        let counts = |attempt: &&Attempt| attempt.is_expected || attempt.cause != Cause::NoGateway;
-        let mut valid: Vec<_> = self.failed.iter().rev().filter(is_valid).filter(counts).collect();
-        valid.sort_by_key(rank);
-        let Some(first) = valid.first().copied() else { return Vec::new() };
-        match first.cause {
-            Cause::Removed => return vec![first.sentence.clone()],
-            _ if first.is_expected => {}
-            _ if known.is_empty() => return vec![first.sentence.clone()],
-            _ => return Vec::new(),
+        let valid = self.valid(now);
+        if let Some(first) = valid.first().filter(|first| first.cause == Cause::Removed) {
+            return vec![first.sentence.clone()];
         }
         let mut told: Vec<&Attempt> = Vec::new();
         for attempt in valid.into_iter().filter(|attempt| attempt.is_expected) {
@@ -175,6 +160,32 @@ impl Attempts {
         told.sort_by_key(|attempt| (rank(attempt), attempt.gateway, attempt.address));
         told.into_iter().map(|attempt| attempt.sentence.clone()).collect()
     }
+
+    /// The sentence about an address where nobody expects a gateway: the last resort where nothing else tells why there is no link. What
+    /// accepts no links by its own word is none that was missed.
+    pub(super) fn guess(&self, now: Instant) -> Option<String> {
+        let mut valid = self.valid(now).into_iter();
+        let first = valid.find(|attempt| attempt.is_expected || attempt.cause != Cause::NoGateway)?;
+        Some(first.sentence.clone())
+    }
+
+    /// The failed dials that still count, the most telling one first.
+    fn valid(&self, now: Instant) -> Vec<&Attempt> {
+        let is_valid = |attempt: &&Attempt| now.saturating_duration_since(attempt.at) < VALIDITY;
+        let mut valid: Vec<_> = self.failed.iter().rev().filter(is_valid).collect();
+        valid.sort_by_key(|attempt| rank(attempt));
+        valid
+    }
+}
+
+/// What makes one failed dial more telling than another: the smaller one is.
+fn rank(attempt: &Attempt) -> (bool, bool, (Cause, bool)) {
+    let telling = match attempt.cause {
+        // A machine of another group, where nobody expects one of this group, says nothing about those.
+        Cause::Distrust if !attempt.is_expected => (Cause::Unanswered, true),
+        cause => (cause, false),
+    };
+    (attempt.cause != Cause::Removed, !attempt.is_expected, telling)
 }
 
 /// A failed dial in words for the user. The `name` of the gateway, if known, says more than its address.
@@ -234,7 +245,11 @@ mod tests {
                 });
             }
             let shown: Vec<_> = shown.iter().map(ToString::to_string).collect();
-            assert_eq!(attempts.telling(&[], now), shown, "{failed:?}");
+            let mut told = attempts.telling(&[], now);
+            if told.is_empty() {
+                told.extend(attempts.guess(now));
+            }
+            assert_eq!(told, shown, "{failed:?}");
         }
     }
 
@@ -258,8 +273,8 @@ mod tests {
         attempts.forget(ids[2]);
         assert_eq!(attempts.telling(&[], now), ["2", "3"]);
         attempts.failed.iter_mut().for_each(|attempt| attempt.is_expected = false);
-        assert_eq!(attempts.telling(&[], now), ["2"]);
-        assert!(attempts.telling(&ids[2..], now).is_empty(), "an old address beside what is known");
+        assert!(attempts.telling(&[], now).is_empty(), "an old address beside what is known");
+        assert_eq!((attempts.guess(now).as_deref(), attempts.guess(now + VALIDITY)), (Some("2"), None));
     }
 
     #[test]

@@ -31,12 +31,17 @@ impl Links {
         lost.extend(self.said_themselves(now));
         let is_cut_off = |link: &Link| lost.contains_key(&link.gateway.id);
         let is_unserved = self.up.borrow().iter().all(is_cut_off);
-        is_unserved.then(|| self.trouble().or_else(|| self.unlinked(now)))?
+        is_unserved.then(|| self.trouble_unless(|| self.unlinked(now)))?
     }
 
     /// Why no connection gets out, as a sentence: what each gateway without a way out has said, what others announce, and why the
     /// rest was not reached; `None` once a connection got out.
     pub fn trouble(&self) -> Option<String> {
+        self.trouble_unless(|| None)
+    }
+
+    /// The same. What is `known_otherwise` comes before a failed dial of an address where nobody expects a gateway.
+    fn trouble_unless(&self, known_otherwise: impl FnOnce() -> Option<String>) -> Option<String> {
         let now = Instant::now();
         if let Some(own) = self.own_fault(now) {
             return Some(own);
@@ -51,7 +56,7 @@ impl Links {
         let more = told.len().saturating_sub(MAX_TOLD);
         told.truncate(MAX_TOLD);
         match more {
-            _ if told.is_empty() => None,
+            _ if told.is_empty() => known_otherwise().or_else(|| locked(&self.attempts).guess(now)),
             0 => Some(told.join("; ")),
             1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
             more => Some(format!("{}; and {more} more gateways", told.join("; "))),
