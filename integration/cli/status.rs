@@ -77,7 +77,10 @@ fn without_a_node_status_says_how_to_start_one() {
     let output = machine.laneway(["status", "--proxy", &free]);
     output.failed(1, &["error: no node answers on ", "caused by: ", "hint: "]);
     // Other tests run commands that use the port of discovery for a moment: it may be a node for all that this one can tell.
-    let hints = ["hint: start it with 'laneway up'", "has the UDP port 7420 of discovery"];
+    let hints = [
+        "hint: start it with 'laneway up' and its options, such as --server",
+        "has the UDP port 7420 of discovery",
+    ];
     assert!(hints.iter().any(|hint| output.stderr.contains(hint)), "{output}");
 }
 

@@ -67,8 +67,8 @@ impl NoStatus {
                 let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
                 problem.hint(hint_without_answer().unwrap_or_else(|| {
                     let start = match is_of_the_machine() {
-                        true => "'sudo laneway service start', or 'sudo laneway up' in a terminal",
-                        false => "'laneway up'",
+                        true => "'sudo laneway service start', or 'sudo laneway up' with its options in a terminal",
+                        false => "'laneway up' and its options, such as --server HOST:PORT on a gateway",
                     };
                     format!("start it with {start}, or name its port with --proxy ADDR:PORT")
                 }))

@@ -173,7 +173,7 @@ impl Invite {
         // Comments for a shell that the output is piped to.
         say(format_args!("# The code is {good}."));
         say(format_args!(
-            "# Run that line on the other machine while 'laneway up{}' runs on this one.",
+            "# Run that line on the other machine while the node of this one runs: 'laneway up{}' with its options.",
             state.option()
         ));
         Ok(())
