@@ -31,6 +31,9 @@ pub fn presence(hop: Hop) -> Option<Presence> {
 /// How [`in_words`] and [`silence`] begin what they say of a machine that is not there.
 pub const ABSENT: &str = "nobody answers at this address";
 
+/// What [`silence`] says of a router after its address.
+pub const ROUTER_IS_THERE: &str = ", the router on the way, has answered lately";
+
 /// Why nothing comes back from `to`, as far as the neighbour table tells. For an address that has been silent for a second at least:
 /// machines answer for their addresses within milliseconds.
 pub fn silence(to: SocketAddr) -> Option<String> {
@@ -44,10 +47,9 @@ fn silence_in_words(hop: Hop, is_direct: bool, presence: Presence) -> Option<Str
             words(io::ErrorKind::HostUnreachable, hop, is_direct, Some(presence))
         }
         // Within the last minute: the system asks again after 15 to 45 s (RFC 4861 §6.3.2).
-        Presence::Here if !is_direct => Some(format!(
-            "no answer in time, although {}, the router on the way, has answered lately",
-            hop.address
-        )),
+        Presence::Here if !is_direct => {
+            Some(format!("no answer in time, although {}{ROUTER_IS_THERE}", hop.address))
+        }
         Presence::Here | Presence::Doubted => None,
     }
 }

@@ -142,7 +142,7 @@ fn a_server_that_is_off(lab: &Lab) {
         "{hint}"
     );
     let there = diagnose(&c1, &[]);
-    blames(&there, "gateway", &[router, "'laneway doctor' there tells which"]);
+    blames(&there, "gateway", &[router, "otherwise switch 10.99.0.5 on"]);
     stop(node);
     // Nobody has it on the network of the gateway.
     let _node = serve("10.88.0.77:80");

@@ -24,7 +24,7 @@ use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
 use crate::net::{self, Segments};
-use crate::sys::neighbour::ABSENT;
+use crate::sys::neighbour::{ABSENT, ROUTER_IS_THERE};
 use crate::telemetry::report::{age, few, left};
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock::CLOCK_FLOOR;
@@ -529,10 +529,12 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
             format!("{on}: correct --upstream in the options of 'laneway up', or start that proxy")
         }
         Kind::NetworkUnreachable => format!("{on}: {}", uplink_up(host)),
-        Kind::NoWayOut if !failure.sentence.contains(ABSENT) => format!(
-            "{on}: {}; or switch {host} on, if that is off: 'laneway doctor' there tells which of the two is at fault",
-            uplink_up(host)
-        ),
+        Kind::NoWayOut if ![ABSENT, ROUTER_IS_THERE].iter().any(|why| failure.sentence.contains(why)) => {
+            format!(
+                "{on}: {}; or switch {host} on, if that is off: 'laneway doctor' there tells which of the two is at fault",
+                uplink_up(host)
+            )
+        }
         Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
             "switch {host} on or connect it, and let its firewall admit TCP port {}; if nothing else beyond it answers either, {on}: {}",
             server.port,
@@ -550,6 +552,23 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
 mod tests {
     use super::super::report::Verdict;
     use super::*;
+
+    #[test]
+    fn a_server_that_is_off_is_not_blamed_on_the_uplink_where_the_gateway_knows_better() {
+        let hint = |kind, sentence: String| {
+            let failure = Failure::new(kind, Side::Server, sentence);
+            hint_for(&failure, &"10.0.0.5:80".parse().unwrap(), Some("g2"))
+        };
+        assert!(
+            hint(Kind::NoWayOut, "10.0.0.5:80 did not answer".into())
+                .starts_with("on g2: bring the uplink up")
+        );
+        for known in [format!("{ABSENT}: it is off"), format!("although 10.0.0.1{ROUTER_IS_THERE}")] {
+            assert!(hint(Kind::NoWayOut, known).starts_with("switch 10.0.0.5 on or connect it"));
+        }
+        assert!(hint(Kind::ConnectTimeout, String::new()).starts_with("switch 10.0.0.5 on or connect it"));
+        assert!(hint(Kind::NetworkUnreachable, String::new()).starts_with("on g2: bring the uplink up"));
+    }
 
     #[test]
     fn a_rule_that_denies_is_named_in_the_hint_and_the_server_once_in_the_cause() {
