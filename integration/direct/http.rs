@@ -467,6 +467,39 @@ async fn tls_to_this_port_is_refused_without_waiting() {
     }
 }
 
+/// Some hold a request until there is news, and only the app knows how long it wants to wait for that.
+#[tokio::test]
+async fn a_server_whose_system_takes_the_request_is_waited_for_as_long_as_the_app_waits() {
+    let lab = Lab::new().await;
+    let quarter = Duration::from_millis(250);
+    // Over a link its pings must be answered meanwhile.
+    for (proxy, steps, step) in
+        [(lab.proxy().await, 150, quarter), (Proxy::direct().await, 60, Duration::from_secs(60))]
+    {
+        let mut pair = Pair::over(proxy).await;
+        let (mut server, _) = pair.ask("POST /news", "Content-Length: 0\r\n").await;
+        let mut tunnel = Peer::connect(pair.proxy.address).await;
+        let at = pair.origin.address;
+        tunnel.say(format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+        let mut inner = pair.origin.accept().await;
+        tunnel.head().await;
+        tunnel.say("hello").await;
+        inner.hear("hello").await;
+
+        let clock = Clock::stop();
+        for _ in 0..steps {
+            clock.pass(step).await;
+        }
+        tokio::time::resume();
+        drop(clock);
+        server.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+        let answer = pair.app.head().await;
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        inner.say("news").await;
+        tunnel.hear("news").await;
+    }
+}
+
 #[tokio::test]
 async fn a_head_that_trickles_in_is_given_up_at_the_deadline() {
     let (clock, second) = (Clock::stop(), Duration::from_secs(1));
