@@ -148,7 +148,9 @@ fn second_node(state: &StateDir) -> Problem {
             tools::RELOAD
         ),
         (false, Some(command)) => format!("it ends with Ctrl-C in its terminal, or by '{command}'"),
-        (false, None) => "it ends with Ctrl-C in its terminal".to_owned(),
+        (false, None) => {
+            "it ends with Ctrl-C in its terminal, and if it is stopping already, with its last connections (--drain)".to_owned()
+        }
     };
     problem.hint(format!(
         "'laneway status' shows it; {stop}. A second node on this machine is a member of its own, with a directory and ports of its \

@@ -70,10 +70,13 @@ fn a_second_node_with_the_same_directory_is_refused_whatever_its_ports_and_a_kil
     let refused = Output::of(&mut machine.up("127.0.0.49", &other_ports));
     refused.failed(
         1,
-        &[&format!(
-            "error: a node runs here already, with the directory {} (local proxy {unix})",
-            directory.display()
-        )],
+        &[
+            &format!(
+                "error: a node runs here already, with the directory {} (local proxy {unix})",
+                directory.display()
+            ),
+            "hint: 'laneway status' shows it; it ends with Ctrl-C in its terminal, and if it is stopping already",
+        ],
     );
 }
 
