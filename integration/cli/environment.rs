@@ -261,7 +261,8 @@ fn commands_find_the_node_of_their_state_directory_wherever_it_listens() {
 #[test]
 fn software_is_pointed_to_a_port_with_logins_by_a_login_and_otherwise_the_user_is_told() {
     let (machine, _) = Machine::with_group();
-    let mut node = machine.start("127.0.0.52", &["--role", "gateway", "--proxy-login", "ann:secret"]);
+    let options = ["--role", "gateway", "--proxy-login", "ann:secret", "--front", "npm=https://npm.example/"];
+    let mut node = machine.start("127.0.0.52", &options);
     let proxy = node.address("local proxy");
     let (with_login, without) = (format!("http://ann:secret@{proxy}"), format!("http://{proxy}"));
     let warning = format!("warning: the local proxy on {proxy} asks for a login, and none was named");
@@ -288,6 +289,14 @@ fn software_is_pointed_to_a_port_with_logins_by_a_login_and_otherwise_the_user_i
     assert!(said.stdout == format!("{without}\n") && said.stderr.contains(&warning), "{said}");
     let said = Output::of(run(&[]).env("LANEWAY_PROXY", &with_login)).success();
     assert_eq!((said.stdout, said.stderr), (format!("{with_login}\n"), String::new()));
+    machine.laneway(["env", "--fronts"]).failed(
+        1,
+        &[
+            &format!("error: the fronts of the node on {proxy} serve nobody"),
+            "caused by: its local proxy asks",
+            "hint: ",
+        ],
+    );
     // A command that needs none takes it, and no password is shown that was not to be printed.
     machine.laneway(["status", "--proxy", &with_login]).success();
     let help = Output::of(machine.command(["env", "--help"]).env("LANEWAY_PROXY", &with_login)).success();

@@ -12,9 +12,11 @@ use super::local_port::{LocalPort, Unusable};
 use super::say;
 use super::system_proxy::{self, Switch};
 use crate::config::{self, PROXY_PORT};
+use crate::fronts::kind::Kind;
 use crate::lan;
 use crate::problem::Problem;
 use crate::sys::process;
+use crate::telemetry::snapshot::Snapshot;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
@@ -242,17 +244,7 @@ impl Env {
         }
         let address = port.address(state)?;
         if self.fronts {
-            if !self.selection.no_check {
-                port.check(state, address).map_err(Unusable::problem)?;
-            }
-            let fronts = super::ask::snapshot(address)?.fronts;
-            if fronts.is_empty() {
-                return Err(Problem::new(format!("the node on {address} has no front")).hint(
-                    "add  pypi = \"https://pypi.example/simple/\"  below [fronts] in laneway.toml, or start it with --front pypi=URL",
-                ));
-            }
-            say(super::fronts::lines(address, &fronts).trim_end());
-            return Ok(());
+            return self.print_fronts(state, address);
         }
         if !self.unset {
             self.selection.check(state, address)?;
@@ -267,6 +259,27 @@ impl Env {
             };
         }
         say(lines.trim_end());
+        Ok(())
+    }
+
+    /// Prints the settings with which tools use the fronts at this address.
+    fn print_fronts(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
+        if !self.selection.no_check {
+            self.selection.port.check(state, address).map_err(Unusable::problem)?;
+        }
+        let Snapshot { fronts, node, .. } = super::ask::snapshot(address)?;
+        if fronts.is_empty() {
+            let (key, url) = (Kind::Pypi.word(), Kind::Pypi.example());
+            return Err(Problem::new(format!("the node on {address} has no front")).hint(format!(
+                "add  {key} = \"{url}\"  below [fronts] in laneway.toml, or start it with --front {key}={url}"
+            )));
+        }
+        if node.needs_login {
+            return Err(Problem::new(format!("the fronts of the node on {address} serve nobody"))
+                .after(Problem::new("its local proxy asks for a login, with which there are none"))
+                .hint("start a node without --proxy-logins and --proxy-login for fronts"));
+        }
+        say(super::fronts::lines(address, &fronts).trim_end());
         Ok(())
     }
 }
