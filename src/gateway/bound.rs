@@ -262,6 +262,7 @@ impl BoundGateway {
             sharer,
             credentials: shared.credentials.clone(),
             authority: (duties.authority.clone(), join_tls),
+            memory: shared.memory.clone(),
             workers,
             tasks: shared.tasks.clone(),
             drain: shared.drain.clone(),

@@ -3,6 +3,8 @@
 //!
 //! Places are counted by source and by subnet. A machine on a LAN of this node has one address there, but a machine behind a
 //! router may have a whole IPv6 /64. Addresses from which a member has proved itself have places of their own.
+//!
+//! What they hold counts for the memory of the node, and there are no more places than fit into a part of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
@@ -14,6 +16,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::rate::network_of;
+use crate::memory::{Budget, Reserve};
 use crate::net;
 
 /// Maximum handshakes in progress from addresses that are not known as a member's.
@@ -25,6 +28,13 @@ const MAX_PER_SOURCE: usize = 64;
 /// Maximum handshakes in progress of strangers from one LAN, or from all other networks together: one LAN alone cannot make
 /// room by ending those of another.
 const MAX_PER_SUBNET: usize = 1024;
+/// What a connection may hold at most before it has proved to be a member's, in bytes: the state of TLS, what its other end has
+/// sent (bounded in [`crate::link::handshake`]), its task.
+const PLACE: usize = 32 * 1024;
+/// All places together hold at most one part in this many of the memory that connections may hold.
+const SHARE: usize = 4;
+/// As many places as there are with any limit of memory.
+const MIN_PLACES: usize = 64;
 /// Sources with up to this many handshakes count as equal. A node that opens links to several nodes here, behind one address,
 /// is not worse than an attacker with many addresses.
 const EQUAL: usize = 4;
@@ -34,7 +44,11 @@ const MAX_KNOWN: usize = 4096;
 const NETWORKS_AGE: Duration = Duration::from_secs(5);
 
 /// The handshakes in progress.
-pub(super) struct HandshakeSlots(Mutex<Slots>);
+pub(super) struct HandshakeSlots {
+    slots: Mutex<Slots>,
+    /// Of the memory that all connections share.
+    memory: Reserve,
+}
 
 /// One handshake's slot; dropping it frees the slot.
 pub(super) struct HandshakeSlot {
@@ -42,6 +56,8 @@ pub(super) struct HandshakeSlot {
     holder: Holder,
     number: u64,
     ended: CancellationToken,
+    /// What it holds, until its task has really ended.
+    _memory: Reserve,
 }
 
 /// Which places a handshake counts for.
@@ -72,9 +88,18 @@ struct Slots {
 
 /// The handshakes of strangers, or those of members.
 struct Pool {
-    most: usize,
-    most_per_subnet: usize,
+    most: Most,
     subnets: BTreeMap<Subnet, Places>,
+}
+
+/// How many places there are.
+#[derive(Clone, Copy)]
+struct Most {
+    all: usize,
+    per_subnet: usize,
+    per_source: usize,
+    /// See [`EQUAL`].
+    equal: usize,
 }
 
 /// The handshakes from one subnet. The index by size makes eviction cheap while an attack goes on.
@@ -94,6 +119,20 @@ struct Known {
 }
 
 impl HandshakeSlots {
+    /// As many slots as may be held in this memory.
+    pub(super) fn new(memory: &Budget) -> Self {
+        let fitting = memory.limit() / SHARE / PLACE;
+        let slots = Mutex::new(Slots {
+            strangers: Pool::new(Most::fitting(fitting, MAX_STRANGERS, MAX_PER_SUBNET)),
+            members: Pool::new(Most::fitting(fitting, MAX_MEMBERS, MAX_MEMBERS)),
+            known: Known::default(),
+            networks: Vec::new(),
+            listed: None,
+            next: 0,
+        });
+        Self { slots, memory: memory.reserve() }
+    }
+
     /// A slot for a connection from `address`. It may end an older handshake.
     pub(super) fn take(slots: &Arc<Self>, address: IpAddr) -> HandshakeSlot {
         let ended = CancellationToken::new();
@@ -108,7 +147,9 @@ impl HandshakeSlots {
         inside.next += 1;
         inside.pool(holder).take(holder, number, ended.clone());
         drop(inside);
-        HandshakeSlot { slots: slots.clone(), holder, number, ended }
+        let mut memory = slots.memory.beside();
+        memory.set(PLACE);
+        HandshakeSlot { slots: slots.clone(), holder, number, ended, _memory: memory }
     }
 
     /// Remembers that a member has proved itself from `address`.
@@ -117,20 +158,22 @@ impl HandshakeSlots {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Default for HandshakeSlots {
-    fn default() -> Self {
-        Self(Mutex::new(Slots {
-            strangers: Pool::new(MAX_STRANGERS, MAX_PER_SUBNET),
-            members: Pool::new(MAX_MEMBERS, MAX_MEMBERS),
-            known: Known::default(),
-            networks: Vec::new(),
-            listed: None,
-            next: 0,
-        }))
+impl Most {
+    /// `all` places of [`MAX_STRANGERS`] and [`MAX_MEMBERS`], or fewer in proportion when only `fitting` of both fit.
+    fn fitting(fitting: usize, all: usize, per_subnet: usize) -> Self {
+        const PLACES: usize = MAX_STRANGERS + MAX_MEMBERS;
+        let fitting = fitting.clamp(MIN_PLACES, PLACES);
+        let scaled = |number: usize| (number * fitting / PLACES).max(1);
+        Self {
+            all: scaled(all),
+            per_subnet: scaled(per_subnet),
+            per_source: scaled(MAX_PER_SOURCE).max(EQUAL),
+            equal: scaled(EQUAL),
+        }
     }
 }
 
@@ -164,21 +207,22 @@ impl Slots {
 }
 
 impl Pool {
-    fn new(most: usize, most_per_subnet: usize) -> Self {
-        Self { most, most_per_subnet, subnets: BTreeMap::new() }
+    fn new(most: Most) -> Self {
+        Self { most, subnets: BTreeMap::new() }
     }
 
     fn take(&mut self, holder: Holder, number: u64, ended: CancellationToken) {
+        let Most { all, per_subnet, per_source, equal } = self.most;
         let total: usize = self.subnets.values().map(Places::len).sum();
         let places = self.subnets.entry(holder.subnet).or_default();
-        if places.held_by(holder.source) >= MAX_PER_SOURCE {
+        if places.held_by(holder.source) >= per_source {
             places.evict_of(holder.source);
-        } else if places.len() >= self.most_per_subnet {
-            places.evict();
-        } else if total >= self.most
+        } else if places.len() >= per_subnet {
+            places.evict(equal);
+        } else if total >= all
             && let Some(largest) = self.subnets.values_mut().max_by_key(|places| places.len())
         {
-            largest.evict();
+            largest.evict(equal);
         }
         self.subnets.entry(holder.subnet).or_default().add(number, holder.source, ended);
     }
@@ -230,9 +274,9 @@ impl Places {
     }
 
     /// Ends the oldest handshake of the source that has most, or the oldest of all where none stands out.
-    fn evict(&mut self) {
+    fn evict(&mut self, equal: usize) {
         match self.by_size.last() {
-            Some((size, source)) if *size > EQUAL => self.evict_of(*source),
+            Some((size, source)) if *size > equal => self.evict_of(*source),
             _ => self.end(self.by_age.keys().next().copied()),
         }
     }
@@ -272,7 +316,11 @@ mod tests {
 
     /// Slots of a node on 10.0.0.0/8, 192.0.2.0/24 and 2001:db8::/64.
     fn slots() -> Arc<HandshakeSlots> {
-        let slots = Arc::<HandshakeSlots>::default();
+        slots_within(&Budget::new(1 << 30))
+    }
+
+    fn slots_within(memory: &Budget) -> Arc<HandshakeSlots> {
+        let slots = Arc::new(HandshakeSlots::new(memory));
         let mut inside = slots.lock();
         let networks = ["10.0.0.1/8", "192.0.2.1/24", "2001:db8::1/64"];
         inside.networks = networks.map(|text| text.parse().unwrap()).into();
@@ -339,6 +387,26 @@ mod tests {
         let _more: Vec<_> = (20_000..20_000 + 1_000).map(|n| take(&slots, &address(n))).collect();
         assert!(!has_ended(&here), "a thousand others had to come first");
         assert!(in_progress(&slots) <= MAX_STRANGERS);
+    }
+
+    #[test]
+    fn where_memory_is_limited_there_are_as_many_slots_as_fit_and_nobody_is_kept_out() {
+        let memory = Budget::new(16 << 20);
+        let slots = slots_within(&memory);
+        slots.remember_member(MEMBER.parse().unwrap());
+        let member = take(&slots, MEMBER);
+        let attack = |from: u8, to: u8| {
+            let addresses = (from..to).flat_map(|host| [host; MAX_PER_SOURCE]);
+            let everywhere = |host: u8| ["10.0.0", "192.0.2", "203.0.113"].map(|net| format!("{net}.{host}"));
+            addresses.flat_map(everywhere).map(|from| take(&slots, &from)).collect::<Vec<_>>()
+        };
+        let mut before = attack(10, 20);
+        // What has ended holds memory until its task has gone.
+        before.retain(|slot| !has_ended(slot));
+        assert!(memory.used() <= memory.limit() / SHARE, "{}", memory.used());
+        let honest = ["10.0.0.9", "192.0.2.9", "203.0.113.9"].map(|from| take(&slots, from));
+        let _during = attack(10, 20);
+        assert!(!honest.iter().chain([&member]).any(has_ended));
     }
 
     #[test]

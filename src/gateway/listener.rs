@@ -21,6 +21,7 @@ use crate::failure::with_causes;
 use crate::link::handshake::{Hello, Proved};
 use crate::link::removal;
 use crate::link::tls::{Credentials, Service};
+use crate::memory::Budget;
 use crate::net;
 use crate::trust::authority::Held;
 
@@ -39,6 +40,8 @@ pub struct LinkPort {
     pub credentials: Arc<Credentials>,
     /// Enrols new members, while this machine holds the authority's key.
     pub authority: (Held, Arc<ServerConfig>),
+    /// Counts what connections hold that have not proved to be a member's.
+    pub memory: Arc<Budget>,
     /// The runtimes that serve links, in turn. A link stays on its runtime.
     pub workers: Vec<Handle>,
     /// Tracks the tasks of all connections.
@@ -58,7 +61,7 @@ enum Peer {
 impl LinkPort {
     /// Accepts connections until the node drains.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let strangers = Arc::<Strangers>::default();
+        let strangers = Arc::new(Strangers::new(&self.memory));
         for worker in self.workers.iter().cycle() {
             let (socket, address) = tokio::select! {
                 accepted = net::accept(&listener) => accepted,

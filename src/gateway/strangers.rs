@@ -12,6 +12,7 @@ use super::handshake_slots::HandshakeSlots;
 use crate::limits::Bucket;
 use crate::limits::rate::{PerSource, Rate, network_of};
 use crate::link::tls::words;
+use crate::memory::Budget;
 use crate::trust::join::MAX_DELAY;
 
 /// Wrong proofs of one source that are answered at once. Each one beyond that is answered after [`SLOWED`]. Neither sources nor
@@ -27,12 +28,23 @@ const AT_ONCE: usize = 2;
 const LINES: Rate = Rate::new(10, Duration::from_secs(10));
 
 /// The state that all connections of strangers share.
-#[derive(Default)]
 pub(super) struct Strangers {
     pub(super) slots: Arc<HandshakeSlots>,
     pub(super) wrong_proofs: WrongProofs,
     pub(super) admissions: Admissions,
     pub(super) log: StrangerLog,
+}
+
+impl Strangers {
+    /// Nobody yet. What they hold counts for `memory`.
+    pub(super) fn new(memory: &Budget) -> Self {
+        Self {
+            slots: Arc::new(HandshakeSlots::new(memory)),
+            wrong_proofs: WrongProofs::default(),
+            admissions: Admissions::default(),
+            log: StrangerLog::default(),
+        }
+    }
 }
 
 /// The turns of those who join.

@@ -103,8 +103,10 @@ impl Hello {
 
     /// The connection for protocols that only exchange a message or two. rustls would take in handshake messages of 64 KiB from
     /// anyone who connects, so it gets no more bytes than such a protocol needs.
-    pub fn into_bounded(self) -> impl AsyncRead + AsyncWrite + Unpin {
+    pub fn into_bounded(mut self) -> impl AsyncRead + AsyncWrite + Unpin {
         let most = MAX_HELLO + MAX_FLIGHT;
+        // It is kept until the end.
+        self.received.shrink_to_fit();
         let (reader, writer) = self.tcp.into_split();
         tokio::io::join(Cursor::new(self.received).chain(reader).take(most as u64), writer)
     }

@@ -22,6 +22,9 @@ use laneway_wire::id::NodeId;
 /// How long the exchange may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many bytes are encrypted before the other end takes them. The list itself is that of all.
+const STEP: usize = 4 * 1024;
+
 /// Asks the gateway at `address` for the proof. `config` is that of links.
 ///
 /// # Errors
@@ -57,6 +60,7 @@ pub async fn prove(hello: Hello, credentials: &Credentials) -> io::Result<()> {
     let proved = async {
         let config = credentials.removal().map_err(io::Error::other)?;
         let mut tls = TlsAcceptor::from(config).accept(hello.into_bounded()).await?;
+        tls.get_mut().1.set_buffer_limit(Some(STEP));
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = tls::peer(certificates).map_err(io::Error::other)?;
         let group = credentials.membership.group();

@@ -314,10 +314,11 @@ fn admit(
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -> Result<(), JoinError> {
-    let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_RESPONSE);
-    let length = length.ok_or(JoinError::TooLong(json.len()))?;
-    let frame = [&length.to_be_bytes()[..], &json].concat();
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let json = frame.len() - 4;
+    let length = u32::try_from(json).ok().filter(|_| json <= MAX_RESPONSE);
+    frame[..4].copy_from_slice(&length.ok_or(JoinError::TooLong(json))?.to_be_bytes());
     let sending = async {
         stream.write_all(&frame).await?;
         stream.flush().await
