@@ -11,6 +11,7 @@ mod desktop;
 mod environment;
 mod help;
 mod hung;
+mod joining;
 mod machine;
 mod membership;
 mod metrics;

@@ -1,37 +1,24 @@
 //! `init`, `invite`, `join`: how machines become members of a group.
 
 use std::io::BufRead;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustls_pki_types::ServerName;
-use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-
-use super::doctor::firewall::{Firewall, open_commands_elsewhere};
+use super::joining::{self, Way};
 use super::{authority, removal, say};
 use crate::failure::printable;
-use crate::link::tls::{self, words};
 use crate::mark;
-use crate::net::{self, Segments};
-use crate::own_network;
+use crate::net;
 use crate::peers::options::{self, PORT};
-use crate::peers::{remembered, signer};
+use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::size;
-use crate::sys::neighbour;
 use crate::sys::process;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::code::JoinCode;
-use crate::trust::group::{self, Group, Role};
-use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
+use crate::trust::group::{self, Role};
 use crate::trust::name::WantedName;
 use crate::wire::target::Target;
-
-/// The deadline of each step of the connection to the signer.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Maximum bytes read from standard input; a longer text is not a join code.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -197,8 +184,11 @@ impl Join {
             return Err(removal::before_joining(&state).await.unwrap_or_else(|| error.into()));
         }
         let name = WantedName::new(self.name.clone(), &net::host_name());
-        let signer = self.signer(&code).await?;
-        let group = enrol(signer, &code, &name, &state).await?;
+        let way = match &self.gateway {
+            Some(named) => Way::Named(named),
+            None => Way::Lan { port: self.discovery_port, only: &self.lan },
+        };
+        let (signer, group) = joining::join(way, &code, &name, &state).await?;
         group::remember_membership(&state, &group)?;
         remembered::add(&state, signer);
         let role = match group.node.role {
@@ -222,66 +212,6 @@ impl Join {
             false => say(format_args!("    laneway env{option} | Out-String | Invoke-Expression")),
         }
         Ok(())
-    }
-
-    /// The address of the machine that admits: as given, else found by discovery.
-    async fn signer(&self, code: &JoinCode) -> Result<SocketAddr, Problem> {
-        if let Some(named) = &self.gateway {
-            let unresolved = |error: std::io::Error| {
-                Problem::new(format!("cannot resolve {named}"))
-                    .because(error)
-                    .hint("write the name as the name servers of this machine know it, or an address")
-            };
-            let found = net::lookup(&named.to_string()).await.map_err(unresolved)?;
-            return found.first().copied().ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()));
-        }
-        let key = code.discovery_key();
-        let port = self.discovery_port;
-        let mut own_port = port;
-        loop {
-            match signer::find_signer(code.group, code.invite, &key, port, own_port, &self.lan).await {
-                Ok(Some(signer)) => return Ok(signer),
-                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && own_port != 0 => own_port = 0,
-                Err(error) => {
-                    if let Some(own) = own_network::fault(&[]) {
-                        return Err(cut_off(own));
-                    }
-                    return Err(Problem::new("discovery queries cannot be sent")
-                        .because(error)
-                        .hint("bring a network interface up, or give the address of the group's first machine: --gateway HOST:PORT"));
-                }
-                Ok(None) => return Err(nobody_admits(port)),
-            }
-        }
-    }
-}
-
-/// The error when this machine itself is why nobody was asked.
-fn cut_off(own: String) -> Problem {
-    Problem::new("no machine was asked to accept this code")
-        .after(Problem::new(own))
-        .hint("connect this machine to the LAN, and run the same command again")
-}
-
-/// The error when no machine answered the query with a join code.
-fn nobody_admits(port: u16) -> Problem {
-    if let Some(own) = own_network::fault(&[]) {
-        return cut_off(own);
-    }
-    let problem = Problem::new("no machine on this LAN accepts this code").after(Problem::new(
-        "the machine that made it is off, a firewall or a router is in between, the two have different prefixes of the LAN, or the group's key \
-         was moved to another machine",
-    ));
-    let elsewhere = format!(
-        "on the machine that made the code, run 'laneway up' and 'laneway doctor'; 'laneway invite' on the machine with the key makes a \
-         new one. Behind a router, add --gateway HOST:{PORT}"
-    );
-    match Firewall::detect() {
-        Some(firewall) => {
-            let (name, open) = (firewall.name(), firewall.open_command(port, "udp"));
-            problem.hint(format!("'{open}' here, if {name} drops the answer. Otherwise {elsewhere}"))
-        }
-        None => problem.hint(elsewhere),
     }
 }
 
@@ -332,66 +262,6 @@ fn validity(uses: Uses, role: Role, name: Option<&str>, ttl: Option<Duration>) -
     };
     let name = name.map_or_else(String::new, |name| format!(", under the name '{name}'"));
     format!("good for {machines}{role}{name}, {time}")
-}
-
-/// Enrols this machine at the signer.
-async fn enrol(
-    signer: SocketAddr,
-    code: &JoinCode,
-    name: &WantedName,
-    state: &StateDir,
-) -> Result<Group, Problem> {
-    let failed = |error: std::io::Error| {
-        Problem::new(format!("cannot join at {signer}")).because(error).hint(
-            "use a code that was made on the machine at that address: 'laneway invite' there makes one, and 'laneway up' has \
-             to run there",
-        )
-    };
-    let unconnected = |error: std::io::Error| match own_network::fault(&[signer]) {
-        Some(own) => cut_off(own),
-        None => failed(neighbour::in_words(signer, error)),
-    };
-    let timed_out = || {
-        let port = signer.port();
-        let error = neighbour::in_words(signer, std::io::ErrorKind::TimedOut.into());
-        // Nobody is there, so that no firewall is to blame.
-        if error.get_ref().is_some() {
-            return failed(error);
-        }
-        Problem::new(format!("cannot join at {signer}")).because(error).hint(format!(
-            "a firewall may drop TCP port {port}; on {}: {}",
-            signer.ip(),
-            open_commands_elsewhere(port, "tcp")
-        ))
-    };
-    // The exchange is short, and small segments pass on paths that drop large ones.
-    let socket = timeout(CONNECT_DEADLINE, mark::connect_with(signer, Segments::Small)).await;
-    let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(unconnected)?;
-    let connector = TlsConnector::from(tls::join_client(code));
-    let host: ServerName<'static> = tls::server_name(None);
-    let stream = timeout(CONNECT_DEADLINE, connector.connect(host, socket)).await;
-    let refused = |error: std::io::Error| {
-        failed(match words::is_not_offered(&error) {
-            true => std::io::Error::other(
-                "no machine is admitted there: the node does not hold the group's key, or it is another program",
-            ),
-            false => words::put_in_words(&error),
-        })
-    };
-    let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(refused)?;
-    let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None);
-    let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
-    let key = join::JoinKey::saved_in(state)?;
-    let outcome = join::request(&mut stream, &exporter, code, name, key).await;
-    if let Err(JoinError::Refused(refusal)) = &outcome
-        && refusal.is_final()
-    {
-        group::forget_attempt(state)?;
-    }
-    let group = outcome?;
-    // The membership is complete, so an error in closing does not matter.
-    let _ = timeout(CONNECT_DEADLINE, stream.shutdown()).await;
-    Ok(group)
 }
 
 #[cfg(test)]

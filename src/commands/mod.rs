@@ -12,6 +12,7 @@ pub mod env;
 mod fronts;
 mod gateways;
 mod hung;
+mod joining;
 pub mod leave;
 pub mod local_port;
 pub mod manual;

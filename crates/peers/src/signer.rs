@@ -1,8 +1,12 @@
-//! Finds the machine on the LAN that admits with a join code.
+//! Finds the machines on the LAN that say that they admit with a join code.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::discovery::{RETRANSMIT_MILLIS, link_address};
 use laneway_sys::lan::{self, Lan, LanSocket};
@@ -10,19 +14,21 @@ use laneway_trust::random::random;
 use laneway_wire::datagram::{Datagram, Keys, Message, Received, SIZE, Way};
 use laneway_wire::id::{GroupId, NodeId};
 
-/// Queries the LAN for the machine that admits with an invite. Returns the address at which to enrol, or `None` when there
-/// is no answer in time.
+/// Maximum machines that are found. The one that admits is one of them; whoever else has the code can answer, too.
+pub const MAX_OFFERS: usize = 64;
+
+/// Queries the LAN for the machines that admit with an invite of a group, until all of them had time to answer, and sends the
+/// address at which each says that it enrols. `port` is the one of discovery, `own_port` the one to send from.
 ///
 /// # Errors
 /// When no query can be sent: no interface is up, or the port is in use (then try port 0).
-pub async fn find_signer(
-    group: GroupId,
-    invite: [u8; 8],
+pub async fn find_signers(
+    (group, invite): (GroupId, [u8; 8]),
     key: &[u8; 32],
-    port: u16,
-    own_port: u16,
+    (port, own_port): (u16, u16),
     only: &[String],
-) -> io::Result<Option<SocketAddr>> {
+    found: &mpsc::Sender<SocketAddr>,
+) -> io::Result<()> {
     let keys = Keys::new(key);
     let mut sockets = Vec::new();
     for lan in lan::lans(only)? {
@@ -38,7 +44,7 @@ pub async fn find_signer(
     if sockets.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "no network interface is up"));
     }
-    let nonce = random();
+    let (nonce, mut known) = (random(), HashSet::new());
     let query =
         Datagram { group, epoch: 0, sender: NodeId([0; 16]), message: Message::JoinQuery { nonce, invite } };
     for wait in RETRANSMIT_MILLIS.map(Duration::from_millis) {
@@ -50,15 +56,21 @@ pub async fn find_signer(
                 tracing::debug!(%to, %error, "join query not sent");
             }
         }
-        let answers =
-            sockets.iter().map(|(socket, lan)| Box::pin(receive_offer(socket, lan, group, &keys, nonce)));
-        if let Ok((signer, _, _)) =
-            tokio::time::timeout(wait, futures_util::future::select_all(answers)).await
-        {
-            return Ok(Some(signer));
+        let end = Instant::now() + wait;
+        // Offers that come without a pause must not keep it from asking again.
+        while Instant::now() < end {
+            let offers =
+                sockets.iter().map(|(socket, lan)| Box::pin(receive_offer(socket, lan, group, &keys, nonce)));
+            let Ok((signer, _, _)) = timeout_at(end, futures_util::future::select_all(offers)).await else {
+                break;
+            };
+            if known.len() < MAX_OFFERS && known.insert(signer) {
+                // Fails when nobody asks any more, or cannot follow.
+                let _ = found.try_send(signer);
+            }
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Waits for the offer to the query with this nonce.
