@@ -98,9 +98,15 @@ impl Problem {
     }
 }
 
-/// The text without the control characters for a terminal that the name of a file or a user may have.
+/// The text without the characters that change how a terminal shows others, which the name of a file or a user may have.
 pub fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
+    let is_harmful = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || turns_text(c);
+    text.chars().map(|c| if is_harmful(c) { '?' } else { c }).collect()
+}
+
+/// Whether a character changes the direction of those around it or ends a line unseen (Unicode, UAX #9 and UAX #14).
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Formats the problem as lines that start with `error:`, `caused by:` and `hint:`.
@@ -158,5 +164,16 @@ impl From<JoinError> for Problem {
     fn from(error: JoinError) -> Self {
         let hint = error.hint();
         Self::of(error, hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_problem_turns_the_text_around_it() {
+        let shown = Problem::new("a\u{202e}b\u{1b}[2J").hint("c\u{2066}d\u{2028}e é").to_string();
+        assert_eq!(shown, "error: a?b?[2J\nhint: c?d?e é");
     }
 }

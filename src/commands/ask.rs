@@ -94,7 +94,8 @@ impl NoStatus {
             }
             Self::Unknown(error) => {
                 Problem::new(format!("this program does not understand the status of the node on {proxy}"))
-                    .because(error)
+                    // It repeats words of whatever program has answered.
+                    .because(io::Error::other(printable(&error.to_string())))
                     .hint("restart the node: it may be of another version")
             }
         }

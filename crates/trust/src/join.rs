@@ -66,7 +66,7 @@ pub enum JoinError {
     TooLong(usize),
     /// The other side speaks another protocol, or a later version.
     #[error("the other side does not speak this join protocol")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(#[source] Unreadable),
     /// The authority refused. On the authority itself: what it answered.
     #[error(transparent)]
     Refused(InviteError),
@@ -82,6 +82,17 @@ pub enum JoinError {
     /// The process is shutting down.
     #[error("stopped while admitting a member")]
     Stopped,
+}
+
+/// Why a message cannot be read, in printable ASCII: it repeats words of the other side.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+impl From<serde_json::Error> for JoinError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(Unreadable(printable(&error.to_string())))
+    }
 }
 
 impl JoinError {
@@ -689,6 +700,23 @@ mod tests {
             request(&mut joiner, &SESSION, &lab.invite(Uses::Any), laptop(), JoinKey::temporary().unwrap())
                 .await;
         assert!(matches!(asked, Err(JoinError::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn what_the_other_side_says_cannot_be_taken_for_lines_of_this_one() {
+        let lab = lab();
+        let (mut joiner, mut wire) = duplex(64 * 1024);
+        let answer = br#"{"refused":"\u001b[2J\nerror: fine\n\u202eabc"}"#;
+        wire.write_u32(answer.len().try_into().unwrap()).await.unwrap();
+        wire.write_all(answer).await.unwrap();
+        let code = lab.invite(Uses::Any);
+        let error = request(&mut joiner, &SESSION, &code, laptop(), JoinKey::temporary().unwrap()).await;
+        let JoinError::Malformed(why) = error.unwrap_err() else { panic!("it is read") };
+        let why = why.to_string();
+        assert!(
+            why.contains("error: fine") && why.chars().all(|c| c.is_ascii_graphic() || c == ' '),
+            "{why}"
+        );
     }
 
     #[tokio::test]
