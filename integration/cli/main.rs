@@ -12,6 +12,7 @@ mod environment;
 mod help;
 mod hung;
 mod joining;
+mod loops;
 mod machine;
 mod membership;
 mod metrics;

@@ -9,6 +9,7 @@ mod exchange;
 mod proxy;
 mod socks;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,11 +35,23 @@ pub use proxy::{ProxyError, UpstreamProxy};
 /// so that a probe reaches the second proxy.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// How many connections to one destination may wait for the proxies at a time. A proxy that leads back to this gateway would
+/// otherwise make one request take every socket: neither SOCKS nor a CONNECT says which nodes it has passed.
+const MAX_WAITING: usize = 1024;
+
 /// The upstream proxies, tried in this order, and the destinations that are reached without them.
 #[derive(Default)]
 pub struct Upstream {
     proxies: Vec<Parent>,
     except: Vec<Rule>,
+    /// How many connections wait for the proxies, by destination.
+    waiting: Mutex<HashMap<Target, usize>>,
+}
+
+/// A connection that waits for the proxies.
+struct Waiting<'a> {
+    upstream: &'a Upstream,
+    target: &'a Target,
 }
 
 /// What to do about a proxy that requires a login, where none is configured and where one is.
@@ -108,7 +121,8 @@ pub(super) fn is_unreachable(failure: &Failure) -> bool {
 impl Upstream {
     /// Connects through `proxies`, except to destinations that a rule of `except` covers.
     pub fn new(proxies: Vec<UpstreamProxy>, except: Vec<Rule>) -> Self {
-        Self { proxies: proxies.into_iter().map(Parent::new).collect(), except }
+        let proxies = proxies.into_iter().map(Parent::new).collect();
+        Self { proxies, except, waiting: Mutex::default() }
     }
 
     /// Whether connections to this target go through an upstream proxy.
@@ -157,6 +171,7 @@ impl Upstream {
         own: &OwnAddresses,
     ) -> Result<Dialled, Failure> {
         let until = Instant::now() + limit;
+        let _waiting = self.wait(target)?;
         let none = "the gateway has no upstream proxy";
         let mut last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, none);
         for parent in &self.proxies {
@@ -177,6 +192,37 @@ impl Upstream {
             }
         }
         Err(last)
+    }
+
+    /// Counts a connection that waits for the proxies.
+    fn wait<'a>(&'a self, target: &'a Target) -> Result<Waiting<'a>, Failure> {
+        let mut waiting = self.waiting();
+        let count = waiting.entry(target.clone()).or_default();
+        if *count >= MAX_WAITING {
+            let sentence = format!(
+                "{MAX_WAITING} connections to {target} wait for the gateway's upstream proxy: it does not answer, or leads back to this \
+                 gateway"
+            );
+            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        }
+        *count += 1;
+        Ok(Waiting { upstream: self, target })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Target, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.upstream.waiting();
+        if let Some(count) = waiting.get_mut(self.target) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(self.target);
+            }
+        }
     }
 }
 

@@ -178,3 +178,16 @@ fn a_login_that_is_rejected_for_one_destination_is_checked_with_one_that_was_acc
     login.note(&one, false, now);
     assert!(login.is_rejected(), "the password was changed");
 }
+
+#[test]
+fn connections_to_one_destination_that_wait_for_the_proxy_leave_others_their_sockets() {
+    let (one, other): (Target, Target) = ("one.org:443".parse().unwrap(), "other.org:443".parse().unwrap());
+    let upstream = Upstream::default();
+    let mut held: Vec<_> = (0..MAX_WAITING).map(|_| upstream.wait(&one).unwrap()).collect();
+    assert_eq!(upstream.wait(&one).err().map(|failure| failure.kind), Some(Kind::LimitReached));
+    assert!(upstream.wait(&other).is_ok());
+    held.pop();
+    assert!(upstream.wait(&one).is_ok());
+    drop(held);
+    assert!(upstream.waiting().is_empty());
+}
