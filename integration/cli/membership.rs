@@ -309,6 +309,13 @@ fn the_authority_is_imported_by_an_empty_machine_and_refused_by_another_group() 
     let second = Machine::new();
     let output = second.laneway(["ca", "import", text(&file), "--name", "spare"]).success();
     assert!(output.stdout.contains("This machine is now 'spare' in the group 'lan'"), "{output}");
+    assert_eq!(output.stderr, "");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = Machine::new().laneway(["ca", "import", text(&file)]).success();
+    let shown = text(&file);
+    let warning =
+        format!("warning: {shown} is open to other users (mode 644), and it contains the group's key");
+    assert_eq!(output.stderr, format!("{warning}\nhint: chmod 600 {shown}\n"));
     assert!(files(&second.state()).iter().all(|(_, mode)| *mode == 0o600));
     second.laneway(["invite"]).success();
 

@@ -7,8 +7,8 @@ use super::sightings::{Sightings, Where};
 use super::{beside, progress, removal, say};
 use crate::failure::printable;
 use crate::net;
-use crate::problem::Problem;
-use crate::sys::state::{StateDir, create_private, quoted};
+use crate::problem::{Problem, harmless};
+use crate::sys::state::{self, StateDir, create_private, quoted};
 use crate::trust::authority::{self, Authority, Copies, Names, Removed};
 use crate::trust::group::Group;
 use crate::trust::name::WantedName;
@@ -205,6 +205,16 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Warns of an export that other users of this machine can read.
+fn warn_if_exposed(file: &Path) {
+    if let Some(error) = state::exposed(file) {
+        let hint = error.hint().unwrap_or_default();
+        let what = harmless(&format!("warning: {error}, and it contains the group's key\nhint: {hint}\n"));
+        // The import is done, whether or not anybody reads this.
+        let _ = io::stderr().write_all(what.as_bytes());
+    }
+}
+
 fn import(state: &StateDir, file: &Path, named: Option<String>) -> Result<(), Problem> {
     let failed = |error: io::Error| {
         let hint = match error.kind() {
@@ -242,6 +252,7 @@ fn import(state: &StateDir, file: &Path, named: Option<String>) -> Result<(), Pr
         "A node that runs here uses the key within a second; if none runs, start 'laneway up{option}'. It then admits machines with \
          a code of 'laneway invite{option}'."
     ));
+    warn_if_exposed(file);
     say(format_args!("Keep {} offline as the backup, or delete it: it contains the key, too.", quoted(file)));
     Ok(())
 }

@@ -229,6 +229,13 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
     Ok(bytes)
 }
 
+/// Why a file that contains a secret is no secret on this machine: other users have access to it.
+pub fn exposed(path: &Path) -> Option<StateError> {
+    let file = system::open_regular(path).ok()?;
+    let refused = system::refuse_if_open_to_others(path, &file).err();
+    refused.filter(|error| matches!(error, StateError::TooOpen { .. }))
+}
+
 /// The content of a regular file of at most `limit` bytes.
 ///
 /// # Errors
