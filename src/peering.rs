@@ -19,6 +19,7 @@ use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
+use crate::sys::blocking;
 use crate::sys::state::StateDir;
 use crate::sys::tools;
 use crate::trust::authority::JoinResponder;
@@ -219,7 +220,7 @@ pub fn uplink_terms(command_timeout: Duration, drain: Duration, servers: &[Targe
 /// Writes the address of a gateway that this node is linked to into the state directory, without blocking.
 pub fn remember(state: &StateDir, address: SocketAddr) {
     let state = state.clone();
-    drop(tokio::task::spawn_blocking(move || remembered::add(&state, address)));
+    drop(blocking::run_with_state(move || remembered::add(&state, address)));
 }
 
 /// Keeps the addresses of `--gateway` in the directory. Runs forever, because a name's addresses may change.

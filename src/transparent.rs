@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +17,7 @@ use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::redirect::{self, Kept, Rules, TRANSPARENT_PORT};
 use crate::shared::Part;
+use crate::sys::blocking;
 
 /// Interval at which the rules are compared with the machine's networks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -256,7 +256,7 @@ impl NodeRules {
                 }
             }
             // The programs that it runs take some milliseconds, which the apps of this node must not wait.
-            let turn = spawn_blocking(move || {
+            let turn = blocking::run(move || {
                 self.turn();
                 self
             });

@@ -4,11 +4,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use crate::machine::{Machine, Node, Output};
+
+/// A step that takes longer fails the test.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Interval between two looks at what a test waits for.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_node_prints_every_address_that_it_has_bound() {
@@ -90,9 +96,13 @@ fn a_system_that_permits_too_few_threads_is_named_and_nothing_panics() {
     let (machine, _) = Machine::with_group();
     let user = 60_000 + std::process::id() % 5_000;
     chown_all(&machine.path(""), user);
-    let limited = |inner: &Command, threads: u32| {
+    let as_user = || {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+        command
+    };
+    let limited = |inner: &Command, threads: u32| {
+        let mut command = as_user();
         command.args(["prlimit", &format!("--nproc={threads}")]);
         command
             .arg(inner.get_program())
@@ -113,7 +123,32 @@ fn a_system_that_permits_too_few_threads_is_named_and_nothing_panics() {
     let up = machine.up("127.0.0.51", &options);
     (1..=5).for_each(|threads| refused(&up, threads));
     refused(&machine.command(["doctor"]), 1);
-    drop(Node::start(&mut limited(&up, 30)));
+    let mut node = Node::start(&mut limited(&up, 30));
+    // Nor does it end later, when other programs take all threads: those that it has started beside its own end after a while.
+    let mut limit = as_user();
+    limit.args(["prlimit", "--nproc=1:1", "--pid", &node.id().to_string()]);
+    assert!(limit.status().unwrap().success());
+    until("no thread is left for what blocks", || {
+        !threads(&node).iter().any(|name| ["blocking", "tokio-rt-worker", "disk"].contains(&name.as_str()))
+    });
+    machine.laneway(["rotate"]).success();
+    node.wait_for("group update applied");
+    assert_eq!(node.count("panicked"), 0);
+}
+
+/// The names of a node's threads.
+fn threads(node: &Node) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.id())).unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(LOOK);
+    }
 }
 
 fn chown_all(path: &Path, user: u32) {

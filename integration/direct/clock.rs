@@ -19,6 +19,7 @@ pub(crate) struct Clock(Sender<()>);
 
 impl Clock {
     /// Stops the clock, for at most the usual deadline of a step: a test that still waits then fails.
+    #[expect(clippy::disallowed_methods, reason = "the runtime has to know of the thread")]
     pub(crate) fn stop() -> Self {
         pause();
         let (end, ended) = channel();

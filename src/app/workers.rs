@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::thread;
 use crate::problem::Problem;
+use crate::sys::blocking;
 use crate::threads;
 
 /// The threads that serve links, each with its own runtime: a link and its tunnels never move to another thread.
@@ -18,10 +19,11 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads, if the system permits the node all that it needs: these, that of the state directory, and one that may
-    /// block for each of their runtimes and for the main one.
+    /// Starts `count` threads, if the system permits the node all that it needs: these, that of the state directory, the reserve for
+    /// what blocks, and another one for it.
     pub(super) fn start(count: usize) -> Result<Self, Problem> {
-        threads::check(2 * (count + 1) + 1)?;
+        blocking::start().map_err(threads::refused)?;
+        threads::check(count + 2)?;
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for number in 0..count {
             let (stop, stopped) = oneshot::channel::<()>();

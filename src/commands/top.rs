@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::ask;
 use super::local_port::LocalPort;
 use crate::problem::Problem;
+use crate::sys::blocking;
 use crate::sys::signals::Signals;
 use crate::telemetry::snapshot::Snapshot;
 
@@ -61,9 +62,9 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
         }
         tokio::select! {
             _ = tick.tick(), if polls.is_empty() => {
-                polls.spawn_blocking(move || ask::snapshot(proxy));
+                polls.spawn(blocking::run(move || ask::snapshot(proxy)));
             }
-            Some(polled) = polls.join_next() => match polled {
+            Some(polled) = polls.join_next() => match polled.map_err(std::io::Error::from).flatten() {
                 Ok(Ok(snapshot)) => seen = (snapshot, None),
                 Ok(Err(_)) => seen.1 = Some(format!("the node on {proxy} does not answer; waiting for it")),
                 Err(error) => break Err(Problem::new("the node cannot be polled").because(error)),

@@ -14,6 +14,7 @@ use crate::link::alive::LinkState;
 use crate::link::tls::PeerIdentity;
 use crate::net;
 use crate::peers::directory::Directory;
+use crate::sys::blocking;
 use crate::sys::state::{StateDir, StateError};
 use crate::telemetry::snapshot::LinkSeen;
 use crate::trust::clock;
@@ -140,7 +141,7 @@ impl ServedLinks {
             }
         }
         let (state, members) = (state.clone(), self.members());
-        let saved = tokio::task::spawn_blocking(move || {
+        let saved = blocking::run_with_state(move || {
             let mut all = load(&state);
             members.into_iter().for_each(|(id, seen)| all.entry(id.to_string()).or_default().merge(seen));
             save(&state, &all)

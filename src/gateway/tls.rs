@@ -17,6 +17,7 @@ use crate::failure::{Failure, Kind, Side, with_causes};
 use crate::limits::buffer_pool::PooledBuffer;
 use crate::link::tls::words;
 use crate::problem::Problem;
+use crate::sys::blocking;
 use crate::sys::state::quoted;
 use crate::wire::target::{Host, Target};
 
@@ -59,7 +60,7 @@ impl ServerTls {
     async fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
         let build = || async {
             let own = self.own_roots.clone();
-            let built = tokio::task::spawn_blocking(move || config(own)).await;
+            let built = blocking::run(move || config(own)).await;
             let failed = |why: String| Failure::new(Kind::Certificate, Side::Gateway, why);
             built.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(with_causes(&error)))
         };

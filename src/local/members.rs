@@ -17,6 +17,7 @@ use crate::link::piece::{self, PieceError};
 use crate::link::tls::Credentials;
 use crate::net::Segments;
 use crate::sharing::Holdings;
+use crate::sys::blocking;
 use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Happening;
 use crate::wire::id::NodeId;
@@ -159,7 +160,7 @@ impl Members {
             Err(PieceError::Length) => return Err(Failed::Wrong),
             Err(PieceError::Broken(_)) => return Err(Failed::Gone),
         };
-        let checked = tokio::task::spawn_blocking(move || (pieces::hash(&piece) == hash).then_some(piece));
+        let checked = blocking::run(move || (pieces::hash(&piece) == hash).then_some(piece));
         checked.await.ok().flatten().ok_or(Failed::Wrong)
     }
 

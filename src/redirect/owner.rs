@@ -5,6 +5,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::error::RedirectError;
@@ -42,15 +43,17 @@ impl Owner {
         nft.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = nft.spawn().map_err(|error| not_started(PROGRAM, error))?;
         let (send, errors) = channel();
-        if let Some(stderr) = child.stderr.take() {
-            std::thread::spawn(move || {
+        let (input, stderr) = (child.stdin.take(), child.stderr.take());
+        let owner = Self { child, input, errors, changes: 0 };
+        if let Some(stderr) = stderr {
+            let read = move || {
                 let lines = BufReader::new(stderr).lines().map_while(Result::ok);
                 // Ends with the process, or when nobody reads any more.
                 lines.map(|line| send.send(line)).take_while(Result::is_ok).for_each(drop);
-            });
+            };
+            Builder::new().name("nft".to_owned()).spawn(read).map_err(|error| not_started(PROGRAM, error))?;
         }
-        let input = child.stdin.take();
-        Ok(Self { child, input, errors, changes: 0 })
+        Ok(owner)
     }
 
     /// Applies a text of one line, wholly or not at all.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use laneway_sys::blocking;
 use tokio::sync::oneshot;
 
 use crate::download::{Dialect, Download, Pause};
@@ -52,7 +53,7 @@ impl Demo {
     pub async fn run(&self, report: &dyn Fn(Report<'_>)) -> Result<(), Error> {
         let sandbox = Sandbox::new(&self.executable).await?;
         let file = Generated { size: self.size, seed: SEED };
-        let hash = tokio::task::spawn_blocking(move || file.sha256());
+        let hash = blocking::run(move || file.sha256());
 
         title(
             report,

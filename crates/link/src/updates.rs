@@ -23,6 +23,7 @@ use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
 use laneway_limits::limited;
 use laneway_limits::memory::Tally;
+use laneway_sys::blocking;
 use laneway_trust::departures::Noting;
 use laneway_trust::leaving::Resignation;
 use laneway_trust::membership::Membership;
@@ -353,7 +354,7 @@ impl Exchange {
             self.departures.told.insert(resignation.claimed().ok_or(ExchangeError::Malformed)?);
         }
         let membership = membership.clone();
-        let noting = tokio::task::spawn_blocking(move || membership.note_departures(heard));
+        let noting = blocking::run_with_state(move || membership.note_departures(heard));
         match noting.await {
             Ok(Noting::Noted) => self.send(&Message::Noted).await,
             Ok(Noting::Forged) => Err(ExchangeError::Malformed),

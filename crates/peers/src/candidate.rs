@@ -13,6 +13,7 @@ use super::selection::{self, SelfState};
 use super::uplink::Uplink;
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
+use laneway_sys::blocking;
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{Advert, Reach, State};
 
@@ -54,7 +55,7 @@ pub async fn run(
     uplink: Arc<Uplink>,
     announcements: watch::Sender<Option<Announcement>>,
 ) {
-    let measured = tokio::task::spawn_blocking(capacity::measure).await.unwrap_or(1);
+    let measured = blocking::run(capacity::measure).await.unwrap_or(1);
     tracing::debug!(mbit_per_second = measured, "capacity measured");
     let mut meter = Meter::new(measured, Instant::now());
     let mut prepared = uplink.prepared();

@@ -9,6 +9,7 @@
 mod adapters;
 #[cfg(unix)]
 mod address;
+pub mod blocking;
 pub mod broken;
 pub mod closed;
 pub mod connected;

@@ -26,7 +26,7 @@ pub(crate) mod windows;
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +48,7 @@ use self::other as options;
 use self::unix as system;
 #[cfg(windows)]
 use self::windows as system;
+use crate::blocking;
 use crate::interface::Interface;
 use crate::interfaces;
 
@@ -79,24 +80,13 @@ pub const BACKLOG: i32 = 4096;
 /// default of 61 a new connection would wait for tens of megabytes; a check costs a microsecond.
 const POLLS_BETWEEN_LOOKS: u32 = 4;
 
-/// Maximum number of threads of each runtime that may block. Stores have threads of their own beside them. Each keeps memory of its own, about half a MiB, and
-/// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
-const MAX_BLOCKING_THREADS: usize = 8;
-/// How long such a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly
-/// ever while it is idle: this is how long the memory of downloads through the cache stays, instead of tokio's 10 s.
-const BLOCKING_KEPT: Duration = Duration::from_secs(2);
-
-/// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
+/// Creates a single-threaded runtime, so that all work on a connection stays on one processor. What blocks runs elsewhere
+/// ([`blocking`]).
 ///
 /// # Errors
 /// The operating system's error.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread()
-        .event_interval(POLLS_BETWEEN_LOOKS)
-        .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .thread_keep_alive(BLOCKING_KEPT)
-        .enable_all()
-        .build()
+    Builder::new_current_thread().event_interval(POLLS_BETWEEN_LOOKS).enable_all().build()
 }
 
 /// All addresses of all interfaces of this machine, loopback included.
@@ -505,10 +495,9 @@ pub fn plain(address: SocketAddr) -> SocketAddr {
 /// # Errors
 /// Why it finds none, in words about the name.
 pub async fn lookup(target: &str) -> io::Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host(target).await;
-    found
-        .map(Iterator::collect)
-        .map_err(|error| io::Error::new(error.kind(), not_found(&error.to_string()).to_owned()))
+    let target = target.to_owned();
+    let found = blocking::run(move || target.to_socket_addrs().map(Iterator::collect)).await?;
+    found.map_err(|error| io::Error::new(error.kind(), not_found(&error.to_string()).to_owned()))
 }
 
 /// What the C library says of a name that it does not find, in other words.

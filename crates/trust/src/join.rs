@@ -29,6 +29,7 @@ use super::group::{Group, Welcome};
 use super::name::{self, WantedName};
 use super::update::{MAX_CRL, UpdateError};
 use super::weak_key;
+use laneway_sys::blocking;
 use laneway_sys::state::StateDir;
 use laneway_wire::failure::printable;
 use laneway_wire::id::NodeId;
@@ -224,7 +225,7 @@ where
     let (authority, exporter) = (authority.clone(), *exporter);
     let turn = timeout(MESSAGE_DEADLINE, turns.acquire()).await.ok().ok_or(JoinError::TimedOut)?;
     // Locking and syncing files blocks, so it runs on a blocking thread.
-    let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, request)).await;
+    let admitted = blocking::run_with_state(move || admit(&authority, &exporter, request)).await;
     drop(turn);
     let (answer, outcome) = match admitted {
         Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
@@ -511,20 +512,30 @@ mod tests {
         lab.join(&code).await.0.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_the_refusal_of_a_wrong_secret_is_delayed() {
         let lab = lab();
         let code = lab.invite(Uses::Any);
-        for (secret, delayed) in [([0; 16], true), (code.secret, false)] {
+        for (secret, is_delayed) in [([0; 16], true), (code.secret, false)] {
             let code = JoinCode { secret, ..code.clone() };
             let (mut joiner, mut signer) = duplex(4096);
             let start = tokio::time::Instant::now();
-            let turns = Semaphore::new(1);
+            let (turns, asked) = (Semaphore::new(1), std::cell::Cell::new(false));
+            let delay = || {
+                asked.set(true);
+                // Nothing waits for a thread from here on.
+                tokio::time::pause();
+                Duration::from_secs(3600)
+            };
             let _ = tokio::join!(
                 request(&mut joiner, &SESSION, &code, laptop(), JoinKey::temporary().unwrap()),
-                serve_in_turn(&mut signer, &SESSION, &lab.authority, (&turns, || Duration::from_secs(3600))),
+                serve_in_turn(&mut signer, &SESSION, &lab.authority, (&turns, delay)),
             );
-            assert_eq!(start.elapsed() >= MAX_DELAY, delayed);
+            assert_eq!(asked.get(), is_delayed);
+            if is_delayed {
+                assert!(start.elapsed() >= MAX_DELAY);
+                tokio::time::resume();
+            }
         }
     }
 
@@ -545,6 +556,8 @@ mod tests {
         assert!(matches!(ask().await, (Err(_), Err(JoinError::TimedOut))));
         assert_eq!(lab.authority.members().unwrap().len(), 1);
         turns.add_permits(1);
+        // A thread admits it.
+        tokio::time::resume();
         assert!(matches!(ask().await, (Ok(_), Ok(_))));
         assert_eq!(turns.available_permits(), 1);
     }

@@ -19,6 +19,7 @@ use super::group::{self, Group};
 use super::leaving::Resignation;
 use super::removal;
 use super::update::{GroupUpdate, SealedUpdate, UpdateError, Version};
+use laneway_sys::blocking;
 use laneway_sys::state::{Stamp, StateDir, Watch};
 use laneway_wire::failure::with_causes;
 use laneway_wire::id::NodeId;
@@ -246,7 +247,7 @@ impl Membership {
             changes.mark_unchanged();
             removal.mark_unchanged();
             let (membership, state, authority) = (self.clone(), state.clone(), authority.clone());
-            let step = tokio::task::spawn_blocking(move || {
+            let step = blocking::run_with_state(move || {
                 let key = state.stamp(CA_KEY);
                 let done = match key == seen.key {
                     _ if membership.is_removed() => {

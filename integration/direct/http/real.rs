@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Output};
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use laneway::sys::blocking;
+use tokio::task::JoinHandle;
 
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
@@ -16,7 +17,7 @@ const CHALLENGE: &str = "TlRMTVNTUAACAAAAAAAAADAAAAABAgAAASNFZ4mrze8AAAAAAAAAAAA
 async fn run(program: &str, arguments: Vec<String>) -> Option<Output> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    match spawn_blocking(move || command.output()).await.unwrap() {
+    match blocking::run(move || command.output()).await.unwrap() {
         Ok(output) => Some(output),
         Err(error) => {
             assert!(program == "java" || std::env::var_os("CI").is_none(), "{program}: {error}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes};
 use flate2::write::MultiGzDecoder;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::cache::digest::{Digest, Hasher};
@@ -21,6 +21,7 @@ use crate::fronts::{debian, html, json};
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::memory::{Account, Tally};
+use crate::sys::blocking::{self, Running};
 use crate::wire::http::{Fields, ResponseHead};
 
 /// The largest index that is rewritten, in bytes, both unpacked and rewritten.
@@ -82,7 +83,7 @@ enum Text {
 /// An index that is read while it is passed on.
 struct Learn {
     pieces: mpsc::Sender<Bytes>,
-    reading: JoinHandle<io::Result<Vec<(Url, Digest)>>>,
+    reading: Running<io::Result<Vec<(Url, Digest)>>>,
 }
 
 impl Filter {
@@ -313,7 +314,7 @@ impl Learn {
         };
         let (pieces, received) = mpsc::channel(QUEUE);
         let (mut held, most) = (Tally::of(account), account.limit() / UNPACKING_PART);
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = blocking::run(move || {
             let _turn: OwnedSemaphorePermit = turn;
             debian::read(&place, Pieces { received, piece: Bytes::new() }, most, |bytes| held.set(bytes))
         });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use laneway_limits::buffer_pool;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -27,6 +28,11 @@ const COMMAND: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn patience(can_go_on: bool) -> Duration {
     if can_go_on { PATIENCE } else { MOST_PATIENCE }
+}
+
+/// A thread has failed, or none could be started, which says nothing of what is stored ([`says_nothing`]).
+fn undone(_gone: RecvError) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no thread has done it")
 }
 
 fn hung() -> io::Error {
@@ -142,13 +148,13 @@ impl Store {
         begin: impl FnOnce(OwnedSemaphorePermit) -> oneshot::Receiver<T> + Send + 'static,
     ) -> io::Result<T> {
         if let Ok(place) = self.disk.places.clone().try_acquire_owned() {
-            return begin(place).await.map_err(io::Error::other);
+            return begin(place).await.map_err(undone);
         }
         // In a task of its own: a permit is reserved for the next waiter in the queue, which would never take it while not polled.
         let (places, mut waiting) = (self.disk.places.clone(), JoinSet::new());
         waiting.spawn(async move {
             let place = places.acquire_owned().await.map_err(io::Error::other)?;
-            begin(place).await.map_err(io::Error::other)
+            begin(place).await.map_err(undone)
         });
         waiting.join_next().await.ok_or(io::ErrorKind::NotFound)?.map_err(io::Error::other)?
     }
@@ -242,7 +248,7 @@ mod tests {
         let stores = directories.each_ref().map(|directory| store(directory, 1 << 30));
         runtime.block_on(async {
             let _hung = stores.each_ref().map(|store| hang(store, 20));
-            let other = tokio::time::timeout(DEADLINE, tokio::task::spawn_blocking(|| 7));
+            let other = tokio::time::timeout(DEADLINE, laneway_sys::blocking::run(|| 7));
             assert_eq!(other.await.unwrap().unwrap(), 7);
         });
     }

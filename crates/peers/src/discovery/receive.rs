@@ -10,6 +10,7 @@ use crate::keyring::{Keyring, OTHER_GROUP};
 use crate::selection::SILENCE;
 use crate::verifier::{Arrival, Refusal};
 use laneway_limits::limited;
+use laneway_sys::blocking;
 use laneway_sys::lan::{LanSocket, ReceivedFrom};
 use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
@@ -145,7 +146,7 @@ impl Discovery {
             "a later run of this node was heard: its state directory was restored, or another machine uses a copy of it"
         );
         let own = own.clone();
-        drop(tokio::task::spawn_blocking(move || own.rise_above(boot)).await);
+        drop(blocking::run_with_state(move || own.rise_above(boot)).await);
     }
 
     /// Counts a refused announcement, and reports an offence. A gateway that seems to repeat itself after a silence may
