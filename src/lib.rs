@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod descriptors;
 pub mod dns;
 pub mod fronts;
 pub mod gateway;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::store::Store;
+use crate::descriptors::Descriptors;
 use crate::failure::printable;
 use crate::link::tls::Credentials;
 use crate::memory::Budget;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub activity: Arc<Activity>,
     /// Bounds the memory of all connections together.
     pub memory: Arc<Budget>,
+    /// Bounds their number.
+    pub descriptors: Descriptors,
     /// The known gateways.
     pub directory: Arc<Directory>,
     /// What this node announces as a candidate.
@@ -126,6 +129,7 @@ impl Shared {
             name: format!("laneway-{}", id.short()),
             activity: Arc::new(Activity::new(telemetry.served.traffic.clone())),
             memory: Budget::new(memory_limit),
+            descriptors: Descriptors::UNLIMITED,
             directory: Arc::new(Directory::new(id, u64::from_be_bytes(random()), telemetry.clone())),
             telemetry,
             announced,

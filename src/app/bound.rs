@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
 use crate::control;
+use crate::descriptors::Descriptors;
 use crate::failure::with_causes;
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
@@ -99,6 +100,7 @@ impl BoundNode {
         );
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
+        shared.descriptors = Descriptors::of(net::open_files_limit());
         if serves {
             shared.cache =
                 config.gateway.open_cache(&state.path().join(CACHE), &shared.memory, &mut shared.unused);

@@ -153,10 +153,17 @@ impl BoundGateway {
             }
         };
         listener.iter().for_each(|(_, address)| shared.own.accepts_links_on(*address));
+        let clients = Clients::new(options.limits(), shared.descriptors.tunnels);
+        if let Some(most) = clients.fewer().filter(|_| duties.serves) {
+            tracing::info!(
+                most,
+                "one client gets fewer connections than --client-tunnels: raise the limit on open files (LimitNOFILE=, ulimit -n) for more"
+            );
+        }
         let gateway = Arc::new(Gateway {
             egress,
             activity: shared.activity.clone(),
-            clients: Clients::new(options.limits()),
+            clients,
             served: ServedLinks::default(),
             telemetry: shared.telemetry.clone(),
             memory: shared.memory.clone(),
@@ -263,6 +270,7 @@ impl BoundGateway {
             credentials: shared.credentials.clone(),
             authority: (duties.authority.clone(), join_tls),
             memory: shared.memory.clone(),
+            most_handshakes: shared.descriptors.handshakes,
             workers,
             tasks: shared.tasks.clone(),
             drain: shared.drain.clone(),

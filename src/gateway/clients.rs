@@ -23,6 +23,12 @@ const PRUNE_FROM: usize = 1024;
 /// that the oldest one is closed, because the newest is the one that somebody has just made.
 pub const MAX_LINKS: usize = 8;
 
+/// All clients share what the system permits this node: one may have this many times as many tunnels as are left for others.
+const OF_THE_REST: u32 = 3;
+
+/// What permits fewer connections than the options.
+pub const OPEN_FILES: &str = "the limit on its open files";
+
 /// Maximum measurements in progress for one client. They are diagnostics and carry nothing for an app.
 const MAX_MEASUREMENTS: u32 = 4;
 
@@ -40,6 +46,9 @@ pub struct Limits {
 /// All clients of this gateway.
 pub struct Clients {
     limits: RwLock<Limits>,
+    /// Maximum open tunnels of all clients together.
+    most: u32,
+    all: Arc<AtomicU32>,
     known: Mutex<HashMap<NodeId, Arc<Client>>>,
 }
 
@@ -48,6 +57,8 @@ pub struct Client {
     /// Which member it is.
     pub id: NodeId,
     tunnels: AtomicU32,
+    /// The tunnels of all clients.
+    all: Arc<AtomicU32>,
     measurements: AtomicU32,
     opens: Mutex<Bucket>,
     /// Its links, the oldest first. A token is cancelled when its link has to end.
@@ -73,9 +84,15 @@ pub struct Admitted(Arc<Client>);
 pub struct Measuring(Admitted);
 
 impl Clients {
-    /// An empty table.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits: RwLock::new(limits), known: Mutex::default() }
+    /// An empty table, for clients that may have `most` tunnels together.
+    pub fn new(limits: Limits, most: u32) -> Self {
+        Self { limits: RwLock::new(limits), most, all: Arc::default(), known: Mutex::default() }
+    }
+
+    /// How many tunnels one client may have while no other has any, where that is less than the limits say.
+    pub fn fewer(&self) -> Option<u32> {
+        let most = self.most / (OF_THE_REST + 1) * OF_THE_REST;
+        (self.most != u32::MAX && most < self.limits().tunnels).then_some(most)
     }
 
     /// Changes the limits of every client. Open tunnels stay open.
@@ -96,7 +113,8 @@ impl Clients {
             let now = Instant::now();
             known.retain(|_, client| Arc::strong_count(client) > 1 || !client.is_quiet(now));
         }
-        let client = known.entry(id).or_insert_with(|| Client::new(id, memory.holder())).clone();
+        let client =
+            known.entry(id).or_insert_with(|| Client::new(id, self.all.clone(), memory.holder())).clone();
         client.pace.set(self.limits().rate);
         client
     }
@@ -121,15 +139,23 @@ impl Clients {
             }
             opens.take(cost, now.into_std());
         }
-        if client.tunnels.fetch_add(1, Relaxed) >= limits.tunnels {
-            client.tunnels.fetch_sub(1, Relaxed);
-            let max = limits.tunnels;
+        let own = client.tunnels.fetch_add(1, Relaxed);
+        let left = self.most.saturating_sub(client.all.fetch_add(1, Relaxed));
+        // From here on, dropping it takes the counts back.
+        let admitted = Admitted(client.clone());
+        if own >= limits.tunnels {
             return Err(refused(format!(
                 "the gateway keeps at most {} open for one client (--client-tunnels)",
-                counted(max.into(), "connection")
+                counted(limits.tunnels.into(), "connection")
             )));
         }
-        Ok(Admitted(client.clone()))
+        if own >= left.saturating_mul(OF_THE_REST) {
+            return Err(refused(format!(
+                "the gateway keeps at most {} open for all clients, as {OPEN_FILES} permits (LimitNOFILE=, ulimit -n)",
+                counted(self.most.into(), "connection")
+            )));
+        }
+        Ok(admitted)
     }
 
     /// Admits one more measurement of `client`. It counts as a tunnel, too.
@@ -157,10 +183,11 @@ impl Drop for Measuring {
 }
 
 impl Client {
-    fn new(id: NodeId, memory: Arc<Holder>) -> Arc<Self> {
+    fn new(id: NodeId, all: Arc<AtomicU32>, memory: Arc<Holder>) -> Arc<Self> {
         Arc::new(Self {
             id,
             tunnels: AtomicU32::new(0),
+            all,
             measurements: AtomicU32::new(0),
             opens: Mutex::default(),
             links: Mutex::default(),
@@ -206,6 +233,7 @@ impl Drop for LinkPlace {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.tunnels.fetch_sub(1, Relaxed);
+        self.0.all.fetch_sub(1, Relaxed);
     }
 }
 
@@ -217,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_links_of_a_client_count_together_and_other_clients_apart() {
-        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS, u32::MAX));
         let (one, again, other) = (NodeId([1; 16]), NodeId([1; 16]), NodeId([2; 16]));
         let links = [clients.client(one, &memory), clients.client(again, &memory)];
         let mut open: Vec<_> =
@@ -236,7 +264,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn measurements_of_one_client_are_limited() {
         let (memory, clients) =
-            (Budget::new(1 << 30), Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 }));
+            (Budget::new(1 << 30), Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 }, u32::MAX));
         let client = clients.client(NodeId([1; 16]), &memory);
         let mut measuring: Vec<_> = (0..4).map(|_| clients.admit_measurement(&client).unwrap()).collect();
         for _ in 0..3 {
@@ -250,8 +278,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn clients_share_what_the_system_permits_and_one_alone_leaves_room_for_others() {
+        let limits = Limits { tunnels: 1000, opens: 10_000, rate: 0 };
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(limits, 80));
+        assert_eq!(clients.fewer(), Some(60));
+        let take = |id: u8| {
+            let client = clients.client(NodeId([id; 16]), &memory);
+            std::iter::from_fn(|| clients.admit(&client).ok()).collect::<Vec<_>>()
+        };
+        let first = take(1);
+        assert_eq!(first.len(), 60);
+        let second = take(2);
+        assert_eq!(second.len(), 15);
+        assert!(!take(3).is_empty() && take(1).is_empty());
+        drop(first);
+        let again = take(1);
+        assert!(again.len() > second.len() && again.len() + second.len() < 80, "{}", again.len());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_new_link_brings_no_new_allowance() {
-        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS, u32::MAX));
         for _ in 0..4 {
             drop(clients.admit(&clients.client(NodeId([1; 16]), &memory)).unwrap());
         }
@@ -264,7 +311,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn changed_limits_apply_at_once() {
-        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS, u32::MAX));
         let client = clients.client(NodeId([1; 16]), &memory);
         clients.change(Limits { tunnels: 0, opens: 100, rate: 7 });
         assert!(clients.admit(&client).is_err());

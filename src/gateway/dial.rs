@@ -4,14 +4,17 @@ use std::cmp::Ordering;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::descriptors::Descriptors;
 use crate::failure::{Failure, Kind, Side};
 use crate::sys::neighbour;
 use crate::wire::target::Target;
@@ -145,10 +148,16 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
         if now >= due && !waiting.is_empty() {
             let schedule = Schedule::of(waiting.len(), half.saturating_duration_since(now));
             let until = schedule.patience.map(|patience| now + patience);
-            for address in waiting.drain(..schedule.together.min(waiting.len())) {
-                attempts.push(attempt(address, until));
-            }
             due = now + schedule.delay;
+            for _ in 0..schedule.together {
+                let place = further().try_acquire().ok();
+                if place.is_none() && !attempts.is_empty() {
+                    due = now + ATTEMPT_DELAY;
+                    break;
+                }
+                let Some(address) = waiting.pop_front() else { break };
+                attempts.push(attempt(address, until, place.filter(|_| !attempts.is_empty())));
+            }
         }
         let is_idle = attempts.is_empty() && waiting.is_empty();
         if is_idle && later.is_none() {
@@ -173,8 +182,21 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
     }
 }
 
+/// Places for attempts of all races, except for the first of each, which takes the descriptor of the tunnel.
+fn further() -> &'static Semaphore {
+    static FURTHER: OnceLock<Semaphore> = OnceLock::new();
+    FURTHER.get_or_init(|| {
+        let most = Descriptors::of(net::open_files_limit()).handshakes;
+        Semaphore::new(most.min(Semaphore::MAX_PERMITS))
+    })
+}
+
 /// Makes one connection, with TCP_NODELAY. Without `until` it may take as long as the race.
-async fn attempt(address: SocketAddr, until: Option<Instant>) -> io::Result<Dialled> {
+async fn attempt(
+    address: SocketAddr,
+    until: Option<Instant>,
+    _place: Option<SemaphorePermit<'static>>,
+) -> io::Result<Dialled> {
     let connecting = mark::connect(address);
     let connected = match until {
         Some(until) => match timeout_at(until, connecting).await {

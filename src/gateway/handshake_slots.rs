@@ -23,6 +23,8 @@ use crate::net;
 const MAX_STRANGERS: usize = 1536;
 /// Maximum handshakes in progress from members' addresses.
 const MAX_MEMBERS: usize = 512;
+/// Maximum handshakes in progress. Where fewer are possible, the bounds that follow from this one shrink alike.
+const MAX_ALL: usize = MAX_STRANGERS + MAX_MEMBERS;
 /// Maximum handshakes in progress from one source.
 const MAX_PER_SOURCE: usize = 64;
 /// Maximum handshakes in progress of strangers from one LAN, or from all other networks together: one LAN alone cannot make
@@ -119,9 +121,9 @@ struct Known {
 }
 
 impl HandshakeSlots {
-    /// As many slots as may be held in this memory.
-    pub(super) fn new(memory: &Budget) -> Self {
-        let fitting = memory.limit() / SHARE / PLACE;
+    /// At most `most` slots, and no more than may be held in this memory.
+    pub(super) fn new(most: usize, memory: &Budget) -> Self {
+        let fitting = (memory.limit() / SHARE / PLACE).max(MIN_PLACES).min(most);
         let slots = Mutex::new(Slots {
             strangers: Pool::new(Most::fitting(fitting, MAX_STRANGERS, MAX_PER_SUBNET)),
             members: Pool::new(Most::fitting(fitting, MAX_MEMBERS, MAX_MEMBERS)),
@@ -163,11 +165,10 @@ impl HandshakeSlots {
 }
 
 impl Most {
-    /// `all` places of [`MAX_STRANGERS`] and [`MAX_MEMBERS`], or fewer in proportion when only `fitting` of both fit.
+    /// `all` places of [`MAX_ALL`], or fewer in proportion when only `fitting` of those fit.
     fn fitting(fitting: usize, all: usize, per_subnet: usize) -> Self {
-        const PLACES: usize = MAX_STRANGERS + MAX_MEMBERS;
-        let fitting = fitting.clamp(MIN_PLACES, PLACES);
-        let scaled = |number: usize| (number * fitting / PLACES).max(1);
+        let fitting = fitting.min(MAX_ALL);
+        let scaled = |number: usize| (number * fitting / MAX_ALL).max(1);
         Self {
             all: scaled(all),
             per_subnet: scaled(per_subnet),
@@ -316,11 +317,11 @@ mod tests {
 
     /// Slots of a node on 10.0.0.0/8, 192.0.2.0/24 and 2001:db8::/64.
     fn slots() -> Arc<HandshakeSlots> {
-        slots_within(&Budget::new(1 << 30))
+        slots_within(usize::MAX, &Budget::new(1 << 30))
     }
 
-    fn slots_within(memory: &Budget) -> Arc<HandshakeSlots> {
-        let slots = Arc::new(HandshakeSlots::new(memory));
+    fn slots_within(most: usize, memory: &Budget) -> Arc<HandshakeSlots> {
+        let slots = Arc::new(HandshakeSlots::new(most, memory));
         let mut inside = slots.lock();
         let networks = ["10.0.0.1/8", "192.0.2.1/24", "2001:db8::1/64"];
         inside.networks = networks.map(|text| text.parse().unwrap()).into();
@@ -361,6 +362,18 @@ mod tests {
     }
 
     #[test]
+    fn where_only_a_few_handshakes_are_possible_they_are_shared_alike() {
+        let slots = slots_within(64, &Budget::new(1 << 30));
+        let attack = || {
+            let hosts = (10..44).flat_map(|host| [host; MAX_PER_SOURCE]);
+            hosts.map(|host| take(&slots, &format!("10.0.0.{host}"))).collect::<Vec<_>>()
+        };
+        let _before = attack();
+        let honest = ["10.0.0.9", "192.0.2.9", "203.0.113.9"].map(|from| take(&slots, from));
+        assert!(!honest.iter().any(has_ended) && in_progress(&slots) <= 48, "{}", in_progress(&slots));
+    }
+
+    #[test]
     fn thirty_four_addresses_with_all_their_slots_keep_out_nobody() {
         let slots = slots();
         let attack = |from: u8, to: u8| {
@@ -392,7 +405,7 @@ mod tests {
     #[test]
     fn where_memory_is_limited_there_are_as_many_slots_as_fit_and_nobody_is_kept_out() {
         let memory = Budget::new(16 << 20);
-        let slots = slots_within(&memory);
+        let slots = slots_within(usize::MAX, &memory);
         slots.remember_member(MEMBER.parse().unwrap());
         let member = take(&slots, MEMBER);
         let attack = |from: u8, to: u8| {

@@ -42,6 +42,8 @@ pub struct LinkPort {
     pub authority: (Held, Arc<ServerConfig>),
     /// Counts what connections hold that have not proved to be a member's.
     pub memory: Arc<Budget>,
+    /// Maximum number of connections that have not proved to be a member's.
+    pub most_handshakes: usize,
     /// The runtimes that serve links, in turn. A link stays on its runtime.
     pub workers: Vec<Handle>,
     /// Tracks the tasks of all connections.
@@ -61,7 +63,7 @@ enum Peer {
 impl LinkPort {
     /// Accepts connections until the node drains.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let strangers = Arc::new(Strangers::new(&self.memory));
+        let strangers = Arc::new(Strangers::new(self.most_handshakes, &self.memory));
         for worker in self.workers.iter().cycle() {
             let (socket, address) = tokio::select! {
                 accepted = net::accept(&listener) => accepted,

@@ -55,7 +55,7 @@ impl Sharer {
         (telemetry, name): (Arc<Telemetry>, String),
         drain: CancellationToken,
     ) -> Arc<Self> {
-        let clients = Clients::new(Self::limits(rate));
+        let clients = Clients::new(Self::limits(rate), u32::MAX);
         let at_once = Semaphore::new(AT_ONCE);
         Arc::new(Self { holdings, clients, at_once, memory, membership, telemetry, name, drain })
     }

@@ -36,10 +36,10 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Nobody yet. What they hold counts for `memory`.
-    pub(super) fn new(memory: &Budget) -> Self {
+    /// Nobody yet. There are places for at most `handshakes` at a time; what they hold counts for `memory`.
+    pub(super) fn new(handshakes: usize, memory: &Budget) -> Self {
         Self {
-            slots: Arc::new(HandshakeSlots::new(memory)),
+            slots: Arc::new(HandshakeSlots::new(handshakes, memory)),
             wrong_proofs: WrongProofs::default(),
             admissions: Admissions::default(),
             log: StrangerLog::default(),

@@ -157,7 +157,7 @@ impl BoundClient {
             running,
             is_gateway,
             most_connections: MOST_CONNECTIONS,
-            most_handshakes: MOST_HANDSHAKES,
+            most_handshakes: MOST_HANDSHAKES.min(shared.descriptors.handshakes),
         })
     }
 

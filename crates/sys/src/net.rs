@@ -438,6 +438,11 @@ pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).shutdown(std::net::Shutdown::Write)
 }
 
+/// The number of files and connections that this process may have open; `None` where the system has no such limit.
+pub fn open_files_limit() -> Option<u64> {
+    system::open_files_limit()
+}
+
 /// Raises this process's limit on open files to the hard limit, because each tunnel needs a descriptor on each side.
 pub fn raise_open_files() {
     system::raise_open_files();

@@ -1,16 +1,22 @@
 //! A removed member loses access at once, and the update reaches all other members.
 
 use super::curl::{BIG, HTTP};
+use crate::lab::dialect::connect;
 use crate::lab::group::{START, discover, enrol, forget_gateways, laneway, state, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::net::Ipv4Addr;
 
 pub(super) const CASES: &[Case] = &[
     (
         "revocation::a_revoked_client_is_cut_off_in_the_middle_of_a_download",
         a_revoked_client_is_cut_off_in_the_middle_of_a_download,
+    ),
+    (
+        "revocation::a_member_that_takes_all_it_can_leaves_others_their_share_and_is_cut_when_it_is_removed",
+        a_member_that_takes_all_it_can_leaves_others_their_share_and_is_cut_when_it_is_removed,
     ),
     ("revocation::clients_leave_a_revoked_gateway", clients_leave_a_revoked_gateway),
     (
@@ -70,6 +76,34 @@ fn a_revoked_client_is_cut_off_in_the_middle_of_a_download(lab: &Lab) {
     let row = members.lines().find(|line| line.starts_with("c1 ")).unwrap();
     assert!(row.ends_with("removed"), "{members}");
     assert!(discover(&c2).success().text().contains("10.77.0.21"));
+}
+
+/// It took all descriptors: others got nothing, and the gateway could not read that it was removed.
+fn a_member_that_takes_all_it_can_leaves_others_their_share_and_is_cut_when_it_is_removed(lab: &Lab) {
+    const DESCRIPTORS: usize = 256;
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    g1.run_other(&["prlimit", &limit, env!("CARGO_BIN_EXE_laneway")]);
+    let group = lab.group(&[&g1, &c1, &c2], &[]);
+    let mut out = group.client(&c1, &["--hold", "1"]);
+    let _other = group.client(&c2, &["--hold", "1"]);
+
+    // The gateway's own apps do the same, and strangers.
+    let silent: Vec<_> = (0..DESCRIPTORS)
+        .flat_map(|_| [g1.connect((Ipv4Addr::LOCALHOST, 1080)), c2.connect((g1.address(), 7420))])
+        .collect();
+    let opened: Vec<_> = (0..DESCRIPTORS).map(|_| connect(&c1, "10.88.0.100:80")).collect();
+    let held = opened.iter().filter(|(_, head)| head.status == 200).count();
+    assert!((DESCRIPTORS / 4..DESCRIPTORS / 2).contains(&held), "{held}");
+
+    downloads(&c2);
+    downloads(&g1);
+    laneway(&g1, &["status"]).success();
+    laneway(&g1, &["revoke", "c1"]).success();
+    out.wait_for_line("this machine was removed from the group", START);
+    drop((silent, opened));
+    assert!(group.gateway.log().contains("one client gets fewer connections than --client-tunnels"));
 }
 
 fn clients_leave_a_revoked_gateway(lab: &Lab) {

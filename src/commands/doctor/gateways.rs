@@ -19,6 +19,7 @@ use super::report::{Finding, Layer};
 use super::unlinked::{self, Origin};
 use crate::commands::progress;
 use crate::failure::{Failure, Kind, Side, with_causes};
+use crate::gateway::clients::OPEN_FILES;
 use crate::lan::Lan;
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
@@ -541,6 +542,11 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
             uplink_up(host)
         ),
         Kind::UpstreamLogin => format!("{on}: {LOGIN}"),
+        Kind::LimitReached if failure.sentence.contains(OPEN_FILES) => {
+            format!(
+                "{on}: raise the limit on open files of laneway (LimitNOFILE=, ulimit -n), or use fewer connections"
+            )
+        }
         Kind::LimitReached => {
             format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")
         }

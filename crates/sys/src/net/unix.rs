@@ -1,7 +1,7 @@
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use socket2::{SockRef, Socket};
 use tokio::net::TcpSocket;
 
@@ -39,6 +39,11 @@ pub(super) fn raise_open_files() {
             return;
         }
     }
+}
+
+pub(super) fn open_files_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
 }
 
 pub(super) fn host_name() -> Option<String> {

@@ -74,6 +74,10 @@ pub(super) fn is_local_shortage(error: &io::Error) -> bool {
 /// Sockets are not limited here.
 pub(super) fn raise_open_files() {}
 
+pub(super) fn open_files_limit() -> Option<u64> {
+    None
+}
+
 pub(super) fn host_name() -> Option<String> {
     let mut name = [0_u16; 256];
     let mut length = 256;
