@@ -101,8 +101,8 @@ impl LocalPort {
             Problem::new(format!("the local proxy on {address} asks for a login, and none was named"))
                 .after(Problem::new("software gets status 407 there, or is refused by SOCKS"))
                 .hint(format!(
-                    "name one of --proxy-logins: --proxy http://NAME:PASSWORD@{address}, or the same in LANEWAY_PROXY, where the list \
-                     of processes does not show it"
+                    "name one of --proxy-logins: --proxy http://NAME:PASSWORD@{address}, or the same in LANEWAY_PROXY for this command \
+                     alone, where the list of processes does not show it"
                 ))
         })
     }

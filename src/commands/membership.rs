@@ -196,7 +196,9 @@ impl Join {
             Role::Gateway => "it may be a gateway or a client",
         };
         say(format_args!("Joined the group '{}' as '{}': {role}.", group.name, group.node.name));
-        if is_numbered(&group.node.name, name.name()) {
+        if self.name.as_ref().is_some_and(|chosen| *chosen != group.node.name) {
+            say(format_args!("The code names this machine: the name '{}' was not used.", name.name()));
+        } else if is_numbered(&group.node.name, name.name()) {
             say(format_args!(
                 "Another member already has the name '{0}'. If that is an earlier installation of this machine, remove it on the \
                  machine with the group's key: 'laneway members' shows the ID of '{0}', 'laneway revoke ID' removes it.",

@@ -98,7 +98,8 @@ fn enter(node: SocketAddr) -> Result<(), Problem> {
     outlet::greet(node).map_err(|refused| {
         let hint = match refused {
             Refused::Login => {
-                "let the node listen on another port without --proxy-login, and name that with --proxy"
+                "'laneway run' without --all passes a login on: --proxy http://NAME:PASSWORD@ADDR:PORT; with --all the node \
+                 must have neither --proxy-login nor --proxy-logins"
             }
             _ => "name the port of the node with --proxy ADDR:PORT",
         };

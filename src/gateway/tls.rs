@@ -153,8 +153,12 @@ fn tls_failure(target: &Target, error: &io::Error) -> Failure {
                 }
                 other => words::certificate(other),
             };
+            let remedy = match why.contains("(CA:TRUE)") {
+                true => "give the server another one, with CA:FALSE; if its issuer is your own, name that",
+                false => "if its issuer is your own, name it",
+            };
             let sentence = format!(
-                "the certificate of {target} is not valid: {why}; if its issuer is your own, name it with --front-ca FILE on the gateway"
+                "the certificate of {target} is not valid: {why}; {remedy} with --front-ca FILE on the gateway"
             );
             Failure::new(Kind::Certificate, Side::Server, sentence)
         }

@@ -44,8 +44,9 @@ fn hint(failure: &Failure, url: &str, node: &Node) -> String {
     let on = used.map_or_else(|| "on this machine".to_owned(), |name| format!("on {name}"));
     match (failure.kind, Url::parse(url)) {
         (Kind::Certificate, _) => format!(
-            "{on}: if its issuer is your own, name that certificate with --front-ca FILE, and start the node again. An \
-             expired one has to be renewed on the server; 'date' shows whether the clock is right"
+            "{on}: if its issuer is your own, name that certificate with --front-ca FILE, and start the node again. \
+             One with CA:TRUE has to be replaced on the server by one with CA:FALSE, an expired one renewed; 'date' shows whether \
+             the clock is right"
         ),
         (Kind::NoGateway, _) | (_, None) => "the findings above say why no gateway serves this node".into(),
         (_, Some(url)) => hint_for(failure, &url.target, used),

@@ -114,8 +114,9 @@ async fn by_local_port(proxy: SocketAddr, login: Option<&str>, server: &Target) 
         return probe(stream, server).await;
     }
     if status == Some(407) {
-        let sentence =
-            format!("{proxy} requires a login, and this configuration has none: set --proxy-logins");
+        let sentence = format!(
+            "{proxy} requires a login, and the configuration that this command has read has none (proxy-logins)"
+        );
         return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
     }
     Err(failure_in(&head).unwrap_or_else(|| unexpected(proxy, &head)))
