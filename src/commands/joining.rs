@@ -133,7 +133,11 @@ fn summary(mut declined: Vec<(SocketAddr, Declined)>, also: Option<&str>) -> Pro
         let is_refusal = one.refusal.is_some();
         let (what, why, hint) = one.problem.parts();
         let text = [vec![what], why].concat().join(": ");
-        let line = Problem::new(if is_refusal { format!("{address} answers: {text}") } else { text });
+        let line = Problem::new(match text.contains(&address.to_string()) {
+            _ if is_refusal => format!("{address} answers: {text}"),
+            true => text,
+            false => format!("{address}: {text}"),
+        });
         all.after(match hint {
             Some(hint) => line.hint(hint),
             None => line,
@@ -322,4 +326,77 @@ async fn enrol(
     // The membership is complete, so an error in closing does not matter.
     let _ = timeout(CONNECT_DEADLINE, stream.shutdown()).await;
     Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSES: u16 = 1;
+    const SILENT: u16 = 2;
+    const ADMITS: u16 = 3;
+
+    async fn ask(at: SocketAddr) -> Result<&'static str, Declined> {
+        match at.port() {
+            REFUSES => Err(Declined {
+                problem: Problem::new("this join code has been used up"),
+                refusal: Some(InviteError::UsedUp),
+            }),
+            SILENT => std::future::pending().await,
+            _ => Ok("admitted"),
+        }
+    }
+
+    /// Those that are found at once; a search for more goes on as long as the sender is there.
+    fn found(ports: &[u16]) -> (mpsc::Sender<SocketAddr>, mpsc::Receiver<SocketAddr>) {
+        let (found, offers) = mpsc::channel(MAX_OFFERS);
+        ports.iter().for_each(|port| found.try_send(SocketAddr::from(([192, 0, 2, 1], *port))).unwrap());
+        (found, offers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_admits_is_asked_although_others_refuse_or_say_nothing() {
+        for before in [&[REFUSES][..], &[SILENT], &[REFUSES, SILENT], &[SILENT, REFUSES], &[SILENT; 63]] {
+            let (_search, offers) = found(&[before, &[ADMITS]].concat());
+            let admitted = first_that_admits(offers, ask).await.ok();
+            assert_eq!(
+                admitted.map(|(at, said)| (at.port(), said)),
+                Some((ADMITS, "admitted")),
+                "{before:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_nobody_contradicts_ends_a_join_soon_and_silence_at_the_deadline() {
+        for (port, after) in [(REFUSES, GRACE), (SILENT, DEADLINE)] {
+            let ((_search, offers), start) = (found(&[port]), Instant::now());
+            let declined = first_that_admits(offers, ask).await.err().unwrap();
+            let tried: Vec<_> = declined.iter().map(|(at, _)| at.port()).collect();
+            assert_eq!((tried, start.elapsed().as_secs()), (vec![port], after.as_secs()));
+        }
+    }
+
+    #[test]
+    fn the_error_names_each_address_once() {
+        let at = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let refused = Declined {
+            problem: Problem::new("this join code has been used up").hint("make another one"),
+            refusal: Some(InviteError::UsedUp),
+        };
+        let declined = vec![
+            (at(1), unanswered(at(1), io::ErrorKind::TimedOut.into()).into()),
+            (at(2), Problem::new("the connection failed while joining").into()),
+            (at(3), refused),
+        ];
+        let shown = summary(declined, Some("or that")).to_string();
+        let lines = [
+            "error: none of the machines that answered admits this one",
+            "caused by: 192.0.2.1:3 answers: this join code has been used up",
+            "caused by: cannot join at 192.0.2.1:1: timed out",
+            "caused by: 192.0.2.1:2: the connection failed while joining",
+            "hint: make another one; or that",
+        ];
+        assert_eq!(shown, lines.join("\n"));
+    }
 }
