@@ -26,13 +26,24 @@ impl Descriptors {
     /// Those of a process that may have this many descriptors; `None` if the system has no such limit.
     pub fn of(limit: Option<u64>) -> Self {
         let Some(limit) = limit else { return Self::UNLIMITED };
-        let rest = limit.saturating_sub(LEAST_RESERVE.max(limit / RESERVE_PART));
+        let rest = limit.saturating_sub(reserve(limit));
         let handshakes = rest / HANDSHAKES_PART;
         Self {
             handshakes: usize::try_from(handshakes.max(LEAST)).unwrap_or(usize::MAX),
             tunnels: u32::try_from((rest - 3 * handshakes).max(LEAST)).unwrap_or(u32::MAX),
         }
     }
+}
+
+/// The first descriptor that is never for a member's tunnel, which may need more than one: for questions to name servers, and for
+/// the file of a cached body.
+pub fn first_reserved(limit: u64) -> u64 {
+    limit - reserve(limit).min(limit / 4)
+}
+
+/// How many always remain.
+fn reserve(limit: u64) -> u64 {
+    LEAST_RESERVE.max(limit / RESERVE_PART)
 }
 
 #[cfg(test)]
@@ -46,6 +57,7 @@ mod tests {
             let left = limit - 3 * handshakes as u64 - u64::from(tunnels);
             assert!(left >= 64.max(limit / 8), "{limit}: {left}");
         }
+        assert_eq!([64, 256, 20_000].map(first_reserved), [48, 192, 17_500]);
         let large = Descriptors::of(Some(20_000));
         assert_eq!(large, Descriptors { handshakes: 1093, tunnels: 14_221 });
         assert_eq!(Descriptors::of(Some(3)), Descriptors { handshakes: 8, tunnels: 8 });

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
 use crate::control;
-use crate::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, first_reserved};
 use crate::failure::with_causes;
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
@@ -100,7 +100,9 @@ impl BoundNode {
         );
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
-        shared.descriptors = Descriptors::of(net::open_files_limit());
+        let files = net::open_files_limit();
+        shared.descriptors = Descriptors::of(files);
+        files.into_iter().for_each(|limit| net::reserve_files(first_reserved(limit)));
         if serves {
             shared.cache =
                 config.gateway.open_cache(&state.path().join(CACHE), &shared.memory, &mut shared.unused);

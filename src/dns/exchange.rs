@@ -10,8 +10,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
 use crate::limits::buffer_pool::PooledBuffer;
-use crate::mark;
 use crate::wire::dns::{LONGEST, Query};
+use crate::{mark, net};
 
 /// Number of answers in a row that arrived only without EDNS, after which the server is asked without it.
 const STRIKES: u8 = 3;
@@ -106,7 +106,7 @@ impl Server {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((any, 0)).await?;
+        let socket = net::unless_reserved(UdpSocket::bind((any, 0)).await?)?;
         socket.connect(self.address).await?;
         socket.send(&bytes(request)?).await?;
         loop {

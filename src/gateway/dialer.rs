@@ -228,7 +228,7 @@ impl Dialer {
         let (mut addresses, mut last) = (interleave(known), io::ErrorKind::AddrNotAvailable.into());
         loop {
             for address in addresses {
-                match net::connect_udp(address).await {
+                match net::connect_udp(address).await.and_then(net::unless_reserved) {
                     Ok(socket) => {
                         let ends = socket.local_addr().and_then(|here| Ok((here, socket.peer_addr()?)));
                         judge_arrival(target, &settings, ends)?;

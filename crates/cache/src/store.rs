@@ -38,7 +38,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use laneway_limits::memory::Reserve;
-use laneway_sys::files;
+use laneway_sys::{files, net};
 use laneway_wire::http::Fields;
 use laneway_wire::id::NodeId;
 
@@ -428,6 +428,9 @@ impl Store {
             }
             created => created,
         };
+        // The body is then passed on without being stored.
+        let created = created
+            .and_then(|file| net::unless_crowded(file).inspect_err(|_| drop(std::fs::remove_file(&path))));
         // Whether a created file can be written is known only later.
         if let Err(error) = &created {
             self.note_fault(error);
@@ -447,7 +450,7 @@ impl Store {
 
     /// The file of the body of the response `id`, to complete it.
     pub(crate) fn reopen(&self, id: u64) -> io::Result<File> {
-        let file = files::open_to_write(&self.path(id, "body"))?;
+        let file = net::unless_crowded(files::open_to_write(&self.path(id, "body"))?)?;
         self.index().queues.touch(id);
         Ok(file)
     }

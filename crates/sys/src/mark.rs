@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use self::linux as system;
 #[cfg(not(target_os = "linux"))]
 use self::other as system;
-use crate::net::{Segments, lookup};
+use crate::net::{self, Segments, lookup};
 
 /// The routing mark (SO_MARK): "lane" in ASCII.
 pub const OWN: u32 = 0x6c61_6e65;
@@ -46,20 +46,28 @@ pub fn is_marking() -> bool {
     MARKING.load(Relaxed)
 }
 
-/// Connects to `address`. The rules of transparent mode do not redirect the connection.
+/// Connects to `address`, unless only descriptors are left that are [reserved](net::reserve_files). The rules of transparent mode
+/// do not redirect the connection.
 ///
 /// # Errors
 /// The operating system's error.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    connect_with(address, Segments::Full).await
+    connect_from(net::unless_reserved(socket_for(address)?)?, address, Segments::Full).await
 }
 
-/// Like [`connect`], with a limit on the segment size.
+/// Like [`connect`], with a limit on the segment size, and also with a descriptor that is [reserved](net::reserve_files).
 ///
 /// # Errors
 /// The operating system's error.
 pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    connect_from(socket_for(address)?, address, segments).await
+}
+
+fn socket_for(address: SocketAddr) -> io::Result<TcpSocket> {
+    if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+}
+
+async fn connect_from(socket: TcpSocket, address: SocketAddr, segments: Segments) -> io::Result<TcpStream> {
     if is_marking() {
         system::mark(&socket, OWN)?;
     }

@@ -27,7 +27,7 @@ pub(crate) mod windows;
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,7 @@ use self::linux as options;
 use self::macos as options;
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 use self::other as options;
+pub use self::system::Handle;
 #[cfg(unix)]
 use self::unix as system;
 #[cfg(windows)]
@@ -443,6 +444,37 @@ pub fn open_files_limit() -> Option<u64> {
     system::open_files_limit()
 }
 
+/// The part of the descriptors that are not reserved from which on the rest is for connections only.
+const CROWDED_PART: u64 = 3;
+/// The first descriptor that is reserved.
+static RESERVED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Reserves the descriptors from this one on for those who do not ask [`unless_reserved`]. The system always gives the lowest that
+/// is free, so whoever gets one of these has nothing else left.
+pub fn reserve_files(first: u64) {
+    RESERVED.store(first, Relaxed);
+}
+
+/// What was opened, unless its descriptor is reserved: then it is closed.
+///
+/// # Errors
+/// That of a process that has too many open files ([`is_local_shortage`]).
+pub fn unless_reserved<S: Handle>(opened: S) -> io::Result<S> {
+    unless_from(RESERVED.load(Relaxed), opened)
+}
+
+/// As [`unless_reserved`], for what is done without where a third of the other descriptors is in use.
+///
+/// # Errors
+/// Those of [`unless_reserved`].
+pub fn unless_crowded<S: Handle>(opened: S) -> io::Result<S> {
+    unless_from(RESERVED.load(Relaxed) / CROWDED_PART, opened)
+}
+
+fn unless_from<S: Handle>(first: u64, opened: S) -> io::Result<S> {
+    if system::descriptor(&opened) < first { Ok(opened) } else { Err(system::too_many_files()) }
+}
+
 /// Raises this process's limit on open files to the hard limit, because each tunnel needs a descriptor on each side.
 pub fn raise_open_files() {
     system::raise_open_files();
@@ -530,6 +562,16 @@ mod tests {
         let (mut told, begun) = (None, Instant::now());
         let lines = (0..600).filter(|second| is_due(&mut told, begun + Duration::from_secs(*second)));
         assert_eq!(lines.count(), 10);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_gets_a_reserved_descriptor_is_refused_as_where_none_is_left() {
+        let open = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(unless_from(u64::MAX, open()).is_ok());
+        let number = system::descriptor(&open());
+        let error = unless_from(number.min(3), open()).unwrap_err();
+        assert!(is_local_shortage(&error), "{error}");
     }
 
     #[cfg(unix)]

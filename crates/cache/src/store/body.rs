@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use laneway_sys::files;
+use laneway_sys::{files, net};
 
 use super::layout::open_body;
 use crate::digest::{Digest, Hasher};
@@ -32,6 +32,7 @@ impl Body {
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is shorter than `stored` says.
     pub(crate) fn open(directory: &Path, id: u64, stored: &Stored) -> io::Result<Self> {
         let (file, start) = open_body(directory, id)?;
+        let file = net::unless_crowded(file)?;
         if file.metadata()?.len() < start + stored.parts.last().map_or(0, |part| part.end) {
             return Err(io::ErrorKind::InvalidData.into());
         }

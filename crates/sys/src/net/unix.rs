@@ -1,4 +1,6 @@
 use std::io;
+pub use std::os::fd::AsFd as Handle;
+use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -44,6 +46,14 @@ pub(super) fn raise_open_files() {
 pub(super) fn open_files_limit() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     (soft != RLIM_INFINITY).then_some(soft)
+}
+
+pub(super) fn descriptor(opened: &impl AsFd) -> u64 {
+    u64::try_from(opened.as_fd().as_raw_fd()).unwrap_or(0)
+}
+
+pub(super) fn too_many_files() -> io::Error {
+    Errno::EMFILE.into()
 }
 
 pub(super) fn host_name() -> Option<String> {

@@ -74,6 +74,19 @@ pub(super) fn is_local_shortage(error: &io::Error) -> bool {
 /// Sockets are not limited here.
 pub(super) fn raise_open_files() {}
 
+/// What was opened. Its number says nothing here.
+pub trait Handle {}
+
+impl<T> Handle for T {}
+
+pub(super) fn descriptor(_: &impl Handle) -> u64 {
+    0
+}
+
+pub(super) fn too_many_files() -> io::Error {
+    io::Error::from_raw_os_error(WSAEMFILE)
+}
+
 pub(super) fn open_files_limit() -> Option<u64> {
     None
 }
