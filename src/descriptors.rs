@@ -13,7 +13,8 @@ const LEAST: u64 = 8;
 /// Of how many connections of one kind this node takes care at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
-    /// Handshakes on the link port, as many on the ports of apps, and as many attempts to connect beside the first of each tunnel.
+    /// Handshakes on the link port, as many on the ports of apps, and as many attempts to connect beside the first of each
+    /// tunnel.
     pub handshakes: usize,
     /// Tunnels of all clients together.
     pub tunnels: u32,

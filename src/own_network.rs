@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use crate::lan::{self, InterfaceState};
 use crate::net;
 
-/// Why this machine itself reaches none of these gateways, as a sentence that names its interfaces; `None` while it is connected to
-/// the network of one of them, or to any where none is known.
+/// Why this machine itself reaches none of these gateways, as a sentence that names its interfaces; `None` while it is connected
+/// to the network of one of them, or to any where none is known.
 pub fn fault(gateways: &[SocketAddr]) -> Option<String> {
     let interfaces = lan::interface_states().ok()?;
     let cut_off = cut_off(&interfaces, gateways, &|gateway| net::own_address_to(gateway).is_some())?;

@@ -197,7 +197,8 @@ impl View {
         let id = self.shared.membership.group().node.id;
         let is_other =
             |gateway: &Gateway| gateway.id != Some(id) && !self.shared.own.is_this_node(gateway.link);
-        // An address of an earlier run is one to try, and may never have been a gateway's: that of the machine that admitted this one.
+        // An address of an earlier run is one to try, and may never have been a gateway's: that of the machine that admitted this
+        // one.
         let is_searching = links.is_empty() && !*self.client.is_gateway.borrow();
         let is_listed = |gateway: &Gateway| {
             gateway.source != Source::Remembered
@@ -245,8 +246,8 @@ impl View {
         seen.collect()
     }
 
-    /// The machines of other groups on the networks of this machine, which may have been carried from another LAN a moment ago; without
-    /// the addresses of gateways that are heard or linked.
+    /// The machines of other groups on the networks of this machine, which may have been carried from another LAN a moment ago;
+    /// without the addresses of gateways that are heard or linked.
     fn other_groups(&self, links: &[Link], now: Instant) -> Vec<String> {
         let known = self.shared.directory.ranked(now);
         let is_there = |gateway: &&Gateway| {

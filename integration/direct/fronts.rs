@@ -179,7 +179,8 @@ impl Site {
         self.ask(path, "").await.rest_before_reset().await
     }
 
-    /// Expects that a response is cut off, or that an error takes its place: the end of a link's stream may overtake its beginning.
+    /// Expects that a response is cut off, or that an error takes its place: the end of a link's stream may overtake its
+    /// beginning.
     async fn is_never_whole(&self, path: &str) {
         let mut bytes = Vec::new();
         let end = self.ask(path, "").await.until_any_end(&mut bytes).await;

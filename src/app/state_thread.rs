@@ -1,5 +1,5 @@
-//! The thread of what follows the state directory. A directory on a file server that is gone, or on a drive that resets itself, keeps
-//! whoever looks into it waiting, so nothing else is done there.
+//! The thread of what follows the state directory. A directory on a file server that is gone, or on a drive that resets itself,
+//! keeps whoever looks into it waiting, so nothing else is done there.
 
 use std::thread::Builder;
 use std::time::Duration;

@@ -19,8 +19,8 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads, if the system permits the node all that it needs: these, that of the state directory, the reserve for
-    /// what blocks, and another one for it.
+    /// Starts `count` threads, if the system permits the node all that it needs: these, that of the state directory, the reserve
+    /// for what blocks, and another one for it.
     pub(super) fn start(count: usize) -> Result<Self, Problem> {
         blocking::start().map_err(threads::refused)?;
         threads::check(count + 2)?;

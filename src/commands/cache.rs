@@ -1,5 +1,5 @@
-//! `laneway cache`: what this machine stores as a gateway, and what it keeps for other members. Files are read by the command itself;
-//! beside a running node it is the node that removes them.
+//! `laneway cache`: what this machine stores as a gateway, and what it keeps for other members. Files are read by the command
+//! itself; beside a running node it is the node that removes them.
 
 use std::collections::HashMap;
 use std::fs::File;

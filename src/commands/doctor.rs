@@ -181,8 +181,8 @@ impl Doctor {
     }
 }
 
-/// The finding that the node which runs here refused its configuration when it read it last: its file may be another one than that of
-/// this command.
+/// The finding that the node which runs here refused its configuration when it read it last: its file may be another one than
+/// that of this command.
 fn refused(running: Option<&[SocketAddr]>) -> Option<Finding> {
     let mut seen = running?.iter().filter_map(|proxy| ask::snapshot(ask::reachable(*proxy)).ok());
     let why = seen.find_map(|seen| seen.refused_configuration)?;

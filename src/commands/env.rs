@@ -190,8 +190,8 @@ pub struct Env {
     /// node, and '--network host' if it listens on loopback only
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
     docker: bool,
-    /// Print, for each front of the running node, the settings with which its tool uses it: pip, uv, npm, cargo, apt, skopeo, podman and
-    /// containerd
+    /// Print, for each front of the running node, the settings with which its tool uses it: pip, uv, npm, cargo, apt, skopeo,
+    /// podman and containerd
     #[arg(long, conflicts_with_all = ["shell", "unset", "docker", "socks"])]
     fronts: bool,
 }
@@ -285,9 +285,9 @@ impl Env {
 }
 
 impl AptProxy {
-    /// Prints the proxy's address while a node runs there that root may use, with the login that it asks for, else `DIRECT`, as apt expects from an
-    /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it. `state` is the directory that was
-    /// named, if any.
+    /// Prints the proxy's address while a node runs there that root may use, with the login that it asks for, else `DIRECT`, as
+    /// apt expects from an `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it. `state` is
+    /// the directory that was named, if any.
     pub fn run(self, state: Option<&Path>) {
         let found = self.port.address_silently(state);
         let used = found.filter(|address| match self.port.check(state, *address) {

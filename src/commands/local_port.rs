@@ -21,8 +21,8 @@ use crate::trust::group::Group;
 /// The option that names the local proxy. In all methods `state` is the state directory that was named, if any.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LocalPort {
-    /// The local proxy of the node, with a login as http://NAME:PASSWORD@ADDR:PORT if it asks for one [default: that of the running
-    /// node of this state directory, else as configured in the file, else 127.0.0.1:1080]
+    /// The local proxy of the node, with a login as http://NAME:PASSWORD@ADDR:PORT if it asks for one [default: that of the
+    /// running node of this state directory, else as configured in the file, else 127.0.0.1:1080]
     #[arg(
         long,
         env = "LANEWAY_PROXY",
@@ -157,8 +157,8 @@ fn member(directory: &Path) -> Option<Group> {
     Group::load(&state).ok().flatten()
 }
 
-/// The problem of software that uses a program which belongs neither to this user nor to the machine. `None` also where the system
-/// does not tell whose it is.
+/// The problem of software that uses a program which belongs neither to this user nor to the machine. `None` also where the
+/// system does not tell whose it is.
 pub(super) fn of_another_user(address: SocketAddr) -> Option<Problem> {
     let trust = "if you know that it is the node of this machine, add --no-check";
     let (what, why, hint) = match users::whose(address) {

@@ -78,8 +78,9 @@ impl Man {
     }
 }
 
-/// Leaves out the code in the descriptions of values, as in "sh, bash: `eval …`". The scripts have these descriptions between double
-/// quotes, and those for fish and zsh do not escape all that a shell evaluates there: fish ran the code when it loaded the script.
+/// Leaves out the code in the descriptions of values, as in "sh, bash: `eval …`". The scripts have these descriptions between
+/// double quotes, and those for fish and zsh do not escape all that a shell evaluates there: fish ran the code when it loaded the
+/// script.
 fn with_short_values(command: Command) -> Command {
     let short = |value: &PossibleValue| match value.get_help().map(ToString::to_string) {
         Some(help) => value

@@ -51,8 +51,8 @@ pub(super) fn problem(group: &Group) -> Problem {
         )
 }
 
-/// What is told where this machine is to join a group: that it was removed from the one whose keys it still has. `None` when it was
-/// not.
+/// What is told where this machine is to join a group: that it was removed from the one whose keys it still has. `None` when it
+/// was not.
 pub(super) async fn before_joining(state: &StateDir) -> Option<Problem> {
     let group = Group::load(state).ok()??;
     is_removed(state, &group).await.then(|| {
@@ -61,8 +61,8 @@ pub(super) async fn before_joining(state: &StateDir) -> Option<Problem> {
     })
 }
 
-/// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows prove it when they refuse
-/// its link. One that does is enough, whatever others have not heard yet or do not say.
+/// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows prove it when they
+/// refuse its link. One that does is enough, whatever others have not heard yet or do not say.
 pub(super) async fn is_removed(state: &StateDir, group: &Group) -> bool {
     let membership = Membership::of_node(group.clone(), state);
     if membership.is_removed() {

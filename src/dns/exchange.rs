@@ -167,8 +167,8 @@ fn is_for(bytes: &[u8], request: &Message) -> bool {
 }
 
 /// Reads a message. A fault in the sections that only accompany an answer does not make the answer useless, nor does one record
-/// of the answer that cannot be read. Of an answer that was cut, some servers send what fits, up to the middle of a record: only the
-/// question counts, since the whole answer is asked for.
+/// of the answer that cannot be read. Of an answer that was cut, some servers send what fits, up to the middle of a record: only
+/// the question counts, since the whole answer is asked for.
 fn read(bytes: &mut [u8]) -> Option<Message> {
     Message::from_vec(bytes).ok().or_else(|| {
         bytes.get_mut(OPTIONAL_COUNTS)?.fill(0);

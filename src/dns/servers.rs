@@ -68,8 +68,8 @@ fn shown(server: SocketAddr) -> String {
 /// The code of the answer of one name server. It is asked twice within `limit`, by TCP if `by_tcp`.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] when nothing comes of it, [`io::ErrorKind::InvalidData`] when what comes is not an answer, otherwise the
-/// operating system's error.
+/// [`io::ErrorKind::TimedOut`] when nothing comes of it, [`io::ErrorKind::InvalidData`] when what comes is not an answer,
+/// otherwise the operating system's error.
 pub async fn code_of(
     server: SocketAddr,
     query: &Query,

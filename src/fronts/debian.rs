@@ -67,8 +67,8 @@ pub fn read(
     }
 }
 
-/// The size of the dictionary with which the first block of an xz stream is packed, in KiB: it follows the header of the stream (The
-/// .xz File Format 1.1, §3.1, §5.3.1). `None` where the header of the block has more fields than usual.
+/// The size of the dictionary with which the first block of an xz stream is packed, in KiB: it follows the header of the stream
+/// (The .xz File Format 1.1, §3.1, §5.3.1). `None` where the header of the block has more fields than usual.
 fn dictionary(start: &[u8]) -> Option<u32> {
     let [_size, 0, 0x21, 1, bits, ..] = start.get(12..)? else { return None };
     let bits = u32::from(*bits).min(40);

@@ -10,7 +10,8 @@ use crate::cache::digest::{Algorithm, Digest};
 
 /// The longest string that is read, in bytes: a URL or a digest. A longer one passes.
 const LONGEST: usize = 16 * 1024;
-/// The longest key that is compared, in bytes: all that matter are shorter. Each object and array in the value of a key has a copy of it.
+/// The longest key that is compared, in bytes: all that matter are shorter. Each object and array in the value of a key has a
+/// copy of it.
 const LONGEST_KEY: usize = 64;
 /// The longest part of the URL of a crate, and the longest template for them, in bytes: the parts may be in it many times.
 const LONGEST_PART: usize = 256;

@@ -45,7 +45,8 @@ use crate::wire::target::Target;
 /// Interval between two attempts to bind a port that is in use.
 const BIND_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Opens a stream of plain requests to a target, over TLS if the flag says so, with the first bytes and the account of an app; `None` without a cache.
+/// Opens a stream of plain requests to a target, over TLS if the flag says so, with the first bytes and the account of an app;
+/// `None` without a cache.
 pub type OpenRequests = dyn Fn((Target, bool), Bytes, Arc<Account>) -> BoxFuture<'static, Option<Result<Pipe, Failure>>>
     + Send
     + Sync;

@@ -316,8 +316,8 @@ impl Cache {
         self.store.blocking(move |store| store.remove(id)).await.ok();
     }
 
-    /// The digest of the whole body of the response `id`, by the algorithm of `like`, hashed in steps between which others get the
-    /// disk; `None` when it cannot be read for now. One at a time: the caller holds `hashing`.
+    /// The digest of the whole body of the response `id`, by the algorithm of `like`, hashed in steps between which others get
+    /// the disk; `None` when it cannot be read for now. One at a time: the caller holds `hashing`.
     async fn hash(&self, id: u64, stored: &Stored, like: &Digest) -> Option<io::Result<Digest>> {
         let (kept, mut hasher, mut at) = (stored.clone(), like.hasher(), 0);
         let body = match self.store.blocking(move |store| store.body(id, &kept)).await.ok()? {

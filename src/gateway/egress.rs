@@ -148,7 +148,8 @@ fn lost(failure: &Failure) -> Failure {
 }
 
 impl Egress {
-    /// An egress with the options of a gateway, and the results of connections to its servers, or to every destination without any.
+    /// An egress with the options of a gateway, and the results of connections to its servers, or to every destination without
+    /// any.
     pub fn build(options: &Options, shared: &Shared) -> (Arc<Self>, mpsc::Receiver<DialResult>) {
         let (results, received) = mpsc::channel(MAX_RESULTS);
         let access = Access::new(&options.server, &options.allow, &options.deny);
@@ -182,8 +183,8 @@ impl Egress {
         self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers. Keepalive is
-    /// up to the caller ([`crate::net::keep_alive`]).
+    /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers.
+    /// Keepalive is up to the caller ([`crate::net::keep_alive`]).
     ///
     /// Why there is no connection. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target, by: NodeId) -> Result<Dialled, Failure> {

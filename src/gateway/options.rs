@@ -23,7 +23,8 @@ use crate::wire::target::{Target, configured};
 pub const CACHE: &str = "cache";
 /// The index of the cache may take one part in this many of `--memory-limit`.
 const INDEX_PART: usize = 8;
-/// The disk space of the cache if nothing else is said, in bytes: at most, and at least, because a disk may be full only for a while.
+/// The disk space of the cache if nothing else is said, in bytes: at most, and at least, because a disk may be full only for a
+/// while.
 const DEFAULT_CACHE: u64 = 10 << 30;
 const LEAST_CACHE: u64 = 64 << 20;
 
@@ -144,8 +145,8 @@ impl Options {
         Upstream::new(self.upstream.clone(), self.upstream_except.clone())
     }
 
-    /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used, which is noted in `unused`: a
-    /// gateway works without one. What it holds is read by another thread. Its index counts in `memory`.
+    /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used, which is noted in `unused`:
+    /// a gateway works without one. What it holds is read by another thread. Its index counts in `memory`.
     pub fn open_cache(&self, directory: &Path, memory: &Budget, unused: &mut Unused) -> Option<Arc<Store>> {
         if self.no_cache {
             return None;
@@ -201,7 +202,8 @@ impl Options {
             front_ca,
             no_cache,
         } = new;
-        // Whether there are servers at all decides what a node is, and without any every destination is open: which ones can change.
+        // Whether there are servers at all decides what a node is, and without any every destination is open: which ones can
+        // change.
         let is_other = self.server.is_empty() != server.is_empty();
         let server = if is_other { &self.server } else { server };
         let live = Live {

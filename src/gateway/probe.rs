@@ -334,8 +334,8 @@ impl ServerVerdict {
         }
     }
 
-    /// Notes that the server was silent on a connection. That counts if its machine acknowledged nothing, and an exchange of data can prove
-    /// the opposite, or if that happened several times.
+    /// Notes that the server was silent on a connection. That counts if its machine acknowledged nothing, and an exchange of data
+    /// can prove the opposite, or if that happened several times.
     fn note_silence(&mut self, speech: Speech, is_acknowledged: bool, now: Instant) {
         let first = Silence { speech, is_unacknowledged: false, times: 0, since: now, counts: false };
         let old = self.silence.filter(|silence| now < silence.since + SILENCE_WINDOW || silence.counts);

@@ -17,8 +17,8 @@ pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 /// How long an answer may take after everything was acknowledged before the server counts as silent: most answer sooner, and the
 /// silence of one alone does not count.
 const UNANSWERED: Duration = Duration::from_secs(8);
-/// How long a connection over which nothing ever came, not even an acknowledgement of data, is kept: short outages pass. Nobody but the
-/// app can repeat what was sent on it.
+/// How long a connection over which nothing ever came, not even an acknowledgement of data, is kept: short outages pass. Nobody
+/// but the app can repeat what was sent on it.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
 /// Minimum time between two reports of one connection.
 const AGAIN: Duration = Duration::from_secs(10);

@@ -455,8 +455,8 @@ impl Place {
         self.with(late).flatten()
     }
 
-    /// Notes that this client has the first `count` pieces, the last of which it got from this gateway or from the member that it was
-    /// sent to.
+    /// Notes that this client has the first `count` pieces, the last of which it got from this gateway or from the member that it
+    /// was sent to.
     pub(crate) fn has(&self, count: u32, is_from_gateway: bool, now: Instant) {
         self.with(|swarm| {
             let Some(known) = swarm.find(self.member).filter(|known| count > known.count) else { return };

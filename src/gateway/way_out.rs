@@ -5,12 +5,12 @@
 //! nothing: it may be down, or its owner wants it to look so. So each member's destinations are kept apart, and those of one
 //! member alone never decide while others use this gateway.
 //!
-//! An uplink may let connections be made and carry nothing else. Destinations that accept connections and then answer nothing put the
-//! way out in doubt as well, and then only a real exchange of data with a witness removes it. A server whose machine acknowledges what
-//! it is sent may just be slow, so its silence counts only if others that nobody waits for fall silent, too.
+//! An uplink may let connections be made and carry nothing else. Destinations that accept connections and then answer nothing put
+//! the way out in doubt as well, and then only a real exchange of data with a witness removes it. A server whose machine
+//! acknowledges what it is sent may just be slow, so its silence counts only if others that nobody waits for fall silent, too.
 //!
-//! A way out that was lost stays lost until the opposite of what was seen is proved: what failed, what answered before and what is asked
-//! for meanwhile is tried in the background.
+//! A way out that was lost stays lost until the opposite of what was seen is proved: what failed, what answered before and what
+//! is asked for meanwhile is tried in the background.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use crate::wire::datagram::Reach;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// Maximum number of destinations of one kind that are kept, and of one member's among them: the latest. So nobody can displace what
-/// others have used.
+/// Maximum number of destinations of one kind that are kept, and of one member's among them: the latest. So nobody can displace
+/// what others have used.
 const MAX_KEPT: usize = 8;
 const MAX_OF_A_MEMBER: usize = 2;
 /// Maximum number of destinations that are asked at a time.
@@ -36,8 +36,8 @@ const FAILURES_TO_DOUBT: u32 = 2;
 const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the failure or the silence of a destination counts.
 const WINDOW: Duration = Duration::from_secs(20);
-/// Minimum time between two exchanges of data because a destination is silent. Where all acknowledge what they are sent, it doubles with
-/// each exchange that succeeds: some servers are slow on purpose, and wait for an event.
+/// Minimum time between two exchanges of data because a destination is silent. Where all acknowledge what they are sent, it
+/// doubles with each exchange that succeeds: some servers are slow on purpose, and wait for an event.
 const SILENT_INTERVAL: Duration = Duration::from_secs(3);
 /// How often it doubles: to 13 minutes.
 const MAX_SLOW_DOUBLINGS: u32 = 8;
@@ -231,7 +231,8 @@ impl WayOut {
         }
     }
 
-    /// Whether the way out is lost because nothing comes back on connections that are made, so that one that is made proves nothing.
+    /// Whether the way out is lost because nothing comes back on connections that are made, so that one that is made proves
+    /// nothing.
     pub(super) fn is_mute(&self) -> bool {
         self.is_mute
     }
@@ -384,8 +385,8 @@ impl WayOut {
         false
     }
 
-    /// Notes a silent destination. One that acknowledges what it is sent may just take its time: only several of those are a reason
-    /// to doubt.
+    /// Notes a silent destination. One that acknowledges what it is sent may just take its time: only several of those are a
+    /// reason to doubt.
     fn note_silence(&mut self, silent: Destination) -> bool {
         let now = silent.at;
         if !self.is_lost() {

@@ -139,9 +139,9 @@ impl Attempts {
     }
 
     /// The sentences that tell why there is no link, the most telling one first: that this node was removed, else one for each
-    /// gateway that should be there. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest. Left out are
-    /// gateways of which something is `known` already, and beside other sentences those without a route: mostly addresses that only
-    /// gateways reach.
+    /// gateway that should be there. Among those the first [`Cause`] counts, and of one gateway's equal ones the latest. Left out
+    /// are gateways of which something is `known` already, and beside other sentences those without a route: mostly addresses
+    /// that only gateways reach.
     pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
         let valid = self.valid(now);
         if let Some(first) = valid.first().filter(|first| first.cause == Cause::Removed) {
@@ -161,8 +161,8 @@ impl Attempts {
         told.into_iter().map(|attempt| attempt.sentence.clone()).collect()
     }
 
-    /// The sentence about an address where nobody expects a gateway: the last resort where nothing else tells why there is no link. What
-    /// accepts no links by its own word is none that was missed.
+    /// The sentence about an address where nobody expects a gateway: the last resort where nothing else tells why there is no
+    /// link. What accepts no links by its own word is none that was missed.
     pub(super) fn guess(&self, now: Instant) -> Option<String> {
         let mut valid = self.valid(now).into_iter();
         let first = valid.find(|attempt| attempt.is_expected || attempt.cause != Cause::NoGateway)?;

@@ -63,8 +63,8 @@ pub struct Links {
     pub(super) outcomes: Outcomes,
     /// The dials that failed since the last link came up, and the link that was lost.
     attempts: Mutex<Attempts>,
-    /// The gateways that have no way out, or are in maintenance, with what each one said. They are dialled again and again, and nothing
-    /// of that is news.
+    /// The gateways that have no way out, or are in maintenance, with what each one said. They are dialled again and again, and
+    /// nothing of that is news.
     without_way_out: Mutex<BTreeMap<NodeId, Said>>,
     /// Until when links are wanted although this node is a gateway.
     beside: watch::Sender<Option<Instant>>,

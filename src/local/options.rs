@@ -59,8 +59,8 @@ pub struct Options {
     /// server, including standbys
     #[arg(long, env = "LANEWAY_NO_SPREAD")]
     pub no_spread: bool,
-    /// The disk space for large downloads of plain HTTP and fronts that this node keeps and gives to other members, in bytes, like
-    /// 4G; 'off' keeps nothing, and gets nothing from other members [default: a twentieth of what is free, 64M to 4G]
+    /// The disk space for large downloads of plain HTTP and fronts that this node keeps and gives to other members, in bytes,
+    /// like 4G; 'off' keeps nothing, and gets nothing from other members [default: a twentieth of what is free, 64M to 4G]
     #[arg(long, env = "LANEWAY_PEER_CACHE", value_name = "BYTES|off")]
     pub peer_cache: Option<PeerCache>,
     /// How long a new connection waits for a gateway, in seconds

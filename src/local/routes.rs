@@ -42,8 +42,8 @@ pub type ConnectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Fai
 /// Why this machine has no way out itself, as a sentence that begins with "it".
 pub type Fault = dyn Fn() -> Option<String> + Send + Sync;
 
-/// Opens a stream of plain requests to a target, over TLS if the flag says so, at this node's own gateway, with the first bytes that
-/// are safe to repeat; `None` when that has no cache.
+/// Opens a stream of plain requests to a target, over TLS if the flag says so, at this node's own gateway, with the first bytes
+/// that are safe to repeat; `None` when that has no cache.
 pub type OwnRequests = dyn Fn((Target, bool), Bytes, Arc<Account>) -> BoxFuture<'static, Option<Result<Pipe, Failure>>>
     + Send
     + Sync;

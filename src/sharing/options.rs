@@ -32,8 +32,8 @@ impl FromStr for PeerCache {
     }
 }
 
-/// Opens what this node keeps in `directory`, unless it is to keep nothing, or the directory cannot be used, which is noted in `unused`: a
-/// node works without.
+/// Opens what this node keeps in `directory`, unless it is to keep nothing, or the directory cannot be used, which is noted in
+/// `unused`: a node works without.
 pub fn open(
     option: Option<PeerCache>,
     directory: &Path,

@@ -162,8 +162,8 @@ impl Draft {
         Ok(false)
     }
 
-    /// Hashes from the file one of the pieces up to `end` that were partly written before this draft. False when there are no more.
-    /// The body has `total` bytes.
+    /// Hashes from the file one of the pieces up to `end` that were partly written before this draft. False when there are no
+    /// more. The body has `total` bytes.
     fn hash_piece(&mut self, end: u64, total: u64) -> bool {
         let has_more = !self.before.is_empty();
         let Some(mut hasher) = self.pieces.take_if(|_| has_more) else { return false };

@@ -1,4 +1,5 @@
-//! Ranges and partial content (RFC 9110 §14, §15.3.7; RFC 9111 §3.3, §3.4): what a request wants of a body, and what a 206 brings.
+//! Ranges and partial content (RFC 9110 §14, §15.3.7; RFC 9111 §3.3, §3.4): what a request wants of a body, and what a 206
+//! brings.
 
 use http::Method;
 use laneway_wire::http::{BodyLength, RequestHead, ResponseHead};

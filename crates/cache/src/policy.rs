@@ -24,8 +24,8 @@ const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404,
 /// longer one would make the gateway hold several copies of it.
 const LONGEST: usize = 8 * 1024;
 
-/// Fields that a 304, or a 206 for another part, does not change: they describe the body that is stored (RFC 9111 §3.2), or what came
-/// with that response (RFC 9530 §2).
+/// Fields that a 304, or a 206 for another part, does not change: they describe the body that is stored (RFC 9111 §3.2), or what
+/// came with that response (RFC 9530 §2).
 const OF_THE_BODY: [&str; 6] =
     ["content-digest", "content-encoding", "content-length", "content-md5", "content-range", "content-type"];
 
@@ -121,8 +121,8 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !CacheControl::of(&request.fields).has("no-store")
 }
 
-/// Whether the options of a connection are those that every client has. Others are names of fields that the next recipient removes
-/// (RFC 9110 §7.6.1), which may change what it answers.
+/// Whether the options of a connection are those that every client has. Others are names of fields that the next recipient
+/// removes (RFC 9110 §7.6.1), which may change what it answers.
 fn names_usual_options(options: &[u8]) -> bool {
     options.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(|option| {
         [&b""[..], b"close", b"keep-alive", b"te"].iter().any(|usual| option.eq_ignore_ascii_case(usual))
@@ -285,8 +285,8 @@ pub fn is_for_cache_alone(request: &RequestHead) -> bool {
     CacheControl::of(&request.fields).has("only-if-cached")
 }
 
-/// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3), or its content
-/// `is_named` by a digest, by which alone it can be used.
+/// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3), or its
+/// content `is_named` by a digest, by which alone it can be used.
 #[must_use]
 pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times, is_named: bool) -> bool {
     let is_named = is_named && response.status == 200;

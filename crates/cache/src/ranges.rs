@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::stored::Stored;
 
-/// Maximum number of ranges that are answered one by one; a request for more of them gets the whole (RFC 9110 §14.2). Tools that know
-/// which blocks of a file they lack ask for up to this many.
+/// Maximum number of ranges that are answered one by one; a request for more of them gets the whole (RFC 9110 §14.2). Tools that
+/// know which blocks of a file they lack ask for up to this many.
 const MOST: usize = 256;
 /// The characters of a boundary.
 const BOUNDARY: usize = 32;

@@ -124,9 +124,9 @@ pub struct Size {
 }
 
 impl Store {
-    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes on the disk, of which one body
-    /// takes at most half. Its index takes at most `memory` bytes, which count in `reserve`. What was stored before is found after
-    /// [`Store::load`].
+    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes on the disk, of which one
+    /// body takes at most half. Its index takes at most `memory` bytes, which count in `reserve`. What was stored before is found
+    /// after [`Store::load`].
     ///
     /// # Errors
     /// When the directory cannot be used, or another process uses it.
@@ -221,8 +221,8 @@ impl Store {
         }
     }
 
-    /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy that may be used. Counts as
-    /// a use of each. Does not block.
+    /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy that may be used.
+    /// Counts as a use of each. Does not block.
     #[must_use]
     pub fn copies(&self, uri: &str) -> Option<Vec<Copied>> {
         let ids = self.index().ids.get(&self.hasher.hash_one(uri))?.clone();
@@ -455,7 +455,8 @@ impl Store {
         Ok(file)
     }
 
-    /// Stores a response whose body was written, for which `grown` bytes of room were taken, since [`Store::withdrawn`] gave `since`.
+    /// Stores a response whose body was written, for which `grown` bytes of room were taken, since [`Store::withdrawn`] gave
+    /// `since`.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::NotFound`] when it is not new and was removed meanwhile, or may have been withdrawn.
@@ -581,8 +582,8 @@ impl Store {
         leaving.into_iter().for_each(|id| self.remove_files(id));
     }
 
-    /// Adds a response to the index. Returns the responses whose files have to be removed to make room, and the one that exceeds the
-    /// number of variants of its URI.
+    /// Adds a response to the index. Returns the responses whose files have to be removed to make room, and the one that exceeds
+    /// the number of variants of its URI.
     fn enter(&self, id: u64, stored: &Stored) -> (Vec<u64>, Option<u64>) {
         let key = self.hasher.hash_one(&stored.uri);
         let size = stored.length() + 2 * FILE_COST;

@@ -51,7 +51,8 @@ impl Directory {
         self.heard(id, link, &advert, Means::Offer(round_trip), now);
     }
 
-    /// Notes a beacon of the gateway at `link`; `order` is the number of its run, and its counter. One that is not newer is ignored.
+    /// Notes a beacon of the gateway at `link`; `order` is the number of its run, and its counter. One that is not newer is
+    /// ignored.
     pub fn beaconed(&self, id: NodeId, link: SocketAddr, advert: Advert, order: (u64, u64), now: Instant) {
         self.heard(id, link, &advert, Means::Beacon(order.0, order.1), now);
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// Maximum number of threads of one kind of work, beside the reserve. Each keeps memory of its own, about half a MiB. Further work
-/// waits.
+/// Maximum number of threads of one kind of work, beside the reserve. Each keeps memory of its own, about half a MiB. Further
+/// work waits.
 const MOST_THREADS: usize = 8;
 /// How long a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly ever
 /// while it is idle.

@@ -24,8 +24,8 @@ pub fn networks() -> Vec<IpNet> {
     system::networks()
 }
 
-/// The interface of this machine's only network, if no route leads on from it: then no machine beyond that network is reached. `None`
-/// with other networks or routes, without any network, and where the system does not tell.
+/// The interface of this machine's only network, if no route leads on from it: then no machine beyond that network is reached.
+/// `None` with other networks or routes, without any network, and where the system does not tell.
 pub fn only_interface() -> Option<String> {
     if reaches_the_world() { None } else { system::only_interface() }
 }

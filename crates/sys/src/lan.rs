@@ -195,8 +195,8 @@ pub fn unconnected() -> io::Result<Vec<(String, IpNet)>> {
     Ok(down.filter(|entry| entry.net.addr().is_ipv4()).map(|entry| (entry.name, entry.net)).collect())
 }
 
-/// The IPv4 networks, with their interfaces, that would be among [`lans`] if their cables were connected: those that are switched on and
-/// have no carrier. A bridge without ports is none: containers and virtual machines come and go.
+/// The IPv4 networks, with their interfaces, that would be among [`lans`] if their cables were connected: those that are switched
+/// on and have no carrier. A bridge without ports is none: containers and virtual machines come and go.
 ///
 /// # Errors
 /// When the operating system cannot list its interfaces.

@@ -34,8 +34,8 @@ pub const ABSENT: &str = "nobody answers at this address";
 /// What [`silence`] says of a router after its address.
 pub const ROUTER_IS_THERE: &str = ", the router on the way, has answered lately";
 
-/// Why nothing comes back from `to`, as far as the neighbour table tells. For an address that has been silent for a second at least:
-/// machines answer for their addresses within milliseconds.
+/// Why nothing comes back from `to`, as far as the neighbour table tells. For an address that has been silent for a second at
+/// least: machines answer for their addresses within milliseconds.
 pub fn silence(to: SocketAddr) -> Option<String> {
     let hop = next_hop(to)?;
     silence_in_words(hop, hop.address == net::plain(to).ip(), presence(hop)?)
@@ -54,8 +54,8 @@ fn silence_in_words(hop: Hop, is_direct: bool, presence: Presence) -> Option<Str
     }
 }
 
-/// Adds what the neighbour table knows about the machine at `to` to a connection error. The system's own "no route" and "timed out"
-/// do not say whether a machine is there at all.
+/// Adds what the neighbour table knows about the machine at `to` to a connection error. The system's own "no route" and "timed
+/// out" do not say whether a machine is there at all.
 pub fn in_words(to: SocketAddr, error: io::Error) -> io::Error {
     let kind = error.kind();
     if !matches!(kind, io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut) {

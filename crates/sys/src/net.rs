@@ -58,8 +58,8 @@ use crate::interfaces;
 const URGENT_PORTS: [u16; 2] = [21, 23];
 /// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
-/// How long a connection is idle before its first keepalive probe, at least; over how many seconds connections are spread; and the
-/// pause between unanswered probes, of which most systems send nine.
+/// How long a connection is idle before its first keepalive probe, at least; over how many seconds connections are spread; and
+/// the pause between unanswered probes, of which most systems send nine.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(45);
 const KEEPALIVE_SPREAD: u32 = 60;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -239,8 +239,8 @@ pub fn is_local_shortage(error: &io::Error) -> bool {
 
 /// Enables keepalive, so that an idle connection fails within four minutes after the peer's machine has vanished.
 ///
-/// Linux rounds such timers to two seconds, and drops all but the first thousand packets that come at the same time: of ten thousand
-/// connections that were made at once, some would lose each of their probes, and fail. So they begin at different times.
+/// Linux rounds such timers to two seconds, and drops all but the first thousand packets that come at the same time: of ten
+/// thousand connections that were made at once, some would lose each of their probes, and fail. So they begin at different times.
 pub fn keep_alive<'a>(socket: impl Into<SockRef<'a>>) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let idle = KEEPALIVE_IDLE + Duration::from_secs((COUNT.fetch_add(1, Relaxed) % KEEPALIVE_SPREAD).into());
@@ -449,8 +449,8 @@ const CROWDED_PART: u64 = 3;
 /// The first descriptor that is reserved.
 static RESERVED: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Reserves the descriptors from this one on for those who do not ask [`unless_reserved`]. The system always gives the lowest that
-/// is free, so whoever gets one of these has nothing else left.
+/// Reserves the descriptors from this one on for those who do not ask [`unless_reserved`]. The system always gives the lowest
+/// that is free, so whoever gets one of these has nothing else left.
 pub fn reserve_files(first: u64) {
     RESERVED.store(first, Relaxed);
 }

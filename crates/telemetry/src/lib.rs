@@ -48,8 +48,8 @@ pub struct Telemetry {
     pub failed: failed::Failed,
     /// Connections that continued over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
-    /// Connections of apps that were reset before their end for which neither the app nor the server was to blame, by why: `gateway`
-    /// (its link was lost) or `way-out` (the gateway's way to the server was).
+    /// Connections of apps that were reset before their end for which neither the app nor the server was to blame, by why:
+    /// `gateway` (its link was lost) or `way-out` (the gateway's way to the server was).
     pub cut: Tally<&'static str>,
     /// Downloads of apps that came over several gateways at the same time, and their bytes.
     pub spread: (Count, Count),
@@ -66,8 +66,8 @@ pub struct Telemetry {
     pub cache: Tally<&'static str>,
     /// Bytes of bodies that clients got without a transfer from the server.
     pub cache_saved: Count,
-    /// Pieces of bodies that this node asked other members for, or they asked it for, by what became of them: `received`, `served`,
-    /// `own` (it had it), `late` (another source was faster), `missing`, `gone` or `wrong`.
+    /// Pieces of bodies that this node asked other members for, or they asked it for, by what became of them: `received`,
+    /// `served`, `own` (it had it), `late` (another source was faster), `missing`, `gone` or `wrong`.
     pub pieces: Tally<&'static str>,
     /// Bytes of bodies that this machine's apps got from other members.
     pub peer_received: Count,

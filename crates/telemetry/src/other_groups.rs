@@ -31,8 +31,8 @@ impl OtherGroups {
         is_first
     }
 
-    /// Notes a datagram of this group: whoever had this address before, it is a member's now, as after this machine was carried to
-    /// another LAN with the same addresses.
+    /// Notes a datagram of this group: whoever had this address before, it is a member's now, as after this machine was carried
+    /// to another LAN with the same addresses.
     pub fn forget(&self, from: IpAddr) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&from);
     }

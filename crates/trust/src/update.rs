@@ -24,8 +24,8 @@ use laneway_wire::id::NodeId;
 /// machines that import the authority's key, or are admitted by a second machine with it. It bounds every message with a list.
 pub const MAX_CRL: usize = 512 * 1024;
 
-/// Maximum number of machines that may ever join a group with a code, removed ones included. All of them fit into the revocation list at
-/// once, so that a member that was admitted can always be removed.
+/// Maximum number of machines that may ever join a group with a code, removed ones included. All of them fit into the revocation
+/// list at once, so that a member that was admitted can always be removed.
 pub const MAX_MEMBERS: usize = 14_000;
 
 /// The start of what is signed. An X.509 structure starts with 0x30, so neither can be taken for the other.

@@ -77,8 +77,8 @@ impl NameSearch {
     }
 }
 
-/// Whether a connection that begins with `first` may speak HTTP/1: it begins with a method in capitals and a space, and its first line
-/// ends with an HTTP version, as far as they have arrived.
+/// Whether a connection that begins with `first` may speak HTTP/1: it begins with a method in capitals and a space, and its first
+/// line ends with an HTTP version, as far as they have arrived.
 pub fn may_be_http(first: &[u8]) -> bool {
     NameSearch::default().may_be_http(first)
 }

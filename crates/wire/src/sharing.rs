@@ -156,13 +156,14 @@ pub enum FromClient {
         /// The member that has failed it.
         instead: NodeId,
     },
-    /// It has the first pieces of the body, and serves them. A client says so after each piece: so the gateway knows who is behind.
+    /// It has the first pieces of the body, and serves them. A client says so after each piece: so the gateway knows who is
+    /// behind.
     Have {
         /// How many.
         count: u32,
     },
-    /// It takes the rest of the body without messages, unless others get it too. [`FromGateway::Plain`] or [`FromGateway::Pieces`]
-    /// answers.
+    /// It takes the rest of the body without messages, unless others get it too. [`FromGateway::Plain`] or
+    /// [`FromGateway::Pieces`] answers.
     Plain {
         /// The offset of the first byte that it lacks.
         from: u64,
@@ -173,8 +174,8 @@ pub enum FromClient {
         /// Its number.
         index: u32,
     },
-    /// The member that it was sent to has not given it this piece for a while. [`FromGateway::Member`] or [`FromGateway::Alone`] answers
-    /// if the gateway knows better; nothing does otherwise.
+    /// The member that it was sent to has not given it this piece for a while. [`FromGateway::Member`] or [`FromGateway::Alone`]
+    /// answers if the gateway knows better; nothing does otherwise.
     Late {
         /// Its number.
         index: u32,

@@ -1,4 +1,5 @@
-//! What apps and status say where no gateway is reached, and why that is: this machine's own cable, or a gateway that has stopped.
+//! What apps and status say where no gateway is reached, and why that is: this machine's own cable, or a gateway that has
+//! stopped.
 
 use nix::sys::signal::Signal;
 

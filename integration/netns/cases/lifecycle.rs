@@ -25,8 +25,8 @@ fn sigterm_ends_it_and_frees_its_ports(lab: &Lab) {
     ends_well(&g1, group.gateway);
 }
 
-/// With a server it may be a gateway, but it does not reach that server and so is a client. What it says while it stops must not make
-/// the others list it.
+/// With a server it may be a gateway, but it does not reach that server and so is a client. What it says while it stops must not
+/// make the others list it.
 fn a_client_that_stops_is_taken_for_no_gateway(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
     let _origin = lab.origin();

@@ -334,8 +334,8 @@ fn members_that_leave_one_right_after_the_other_are_all_told(lab: &Lab) {
         assert!(copied.success());
         let said = laneway(host, &["leave", "--yes"]).success().text();
         assert!(said.contains("Told: g1."), "{}: {said}", host.name);
-        // Once more, as after an answer that was lost: the gateway says that it knows, and proves it once the machine with the key
-        // has heard of it.
+        // Once more, as after an answer that was lost: the gateway says that it knows, and proves it once the machine with the
+        // key has heard of it.
         std::fs::rename(&kept, state(host)).unwrap();
         let said = laneway(host, &["leave", "--yes"]).success().text();
         let answers = ["had been removed from the group", "the group knows it already"];

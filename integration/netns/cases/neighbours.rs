@@ -1,4 +1,5 @@
-//! Machines beside this one that are gone, and firewalls that answer in their place: the doctor and the status tell one from the other.
+//! Machines beside this one that are gone, and firewalls that answer in their place: the doctor and the status tell one from the
+//! other.
 
 use super::ailments::follow;
 use super::doctor::{diagnose, healthy};

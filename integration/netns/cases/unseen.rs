@@ -55,8 +55,8 @@ fn name_servers(host: &Host, lines: &str) {
     fs::write(host.directory().join("resolv.conf"), lines).unwrap();
 }
 
-/// What the doctor says once the system has told it which ports are closed. How often it tells that is limited, for all namespaces
-/// together (`icmp_msgs_per_sec`), so a port may seem to be silent beside other trials.
+/// What the doctor says once the system has told it which ports are closed. How often it tells that is limited, for all
+/// namespaces together (`icmp_msgs_per_sec`), so a port may seem to be silent beside other trials.
 fn refused(host: &Host) -> Diagnosis {
     let mut attempts = 5;
     loop {
@@ -271,8 +271,8 @@ fn a_standby_whose_uplink_died_a_moment_ago(lab: &Lab) {
     );
 }
 
-/// First the link, then the route, then the way out, then names: what follows from an earlier fault says so, and its hint is not the
-/// first.
+/// First the link, then the route, then the way out, then names: what follows from an earlier fault says so, and its hint is not
+/// the first.
 fn a_way_out_that_is_dead_is_blamed_before_the_name_servers_behind_it(lab: &Lab) {
     let _web = lab.web(who);
     let g1 = lab.gateway("g1");

@@ -32,8 +32,8 @@ fn whole(files: &Files, first: u64, count: u64) -> Vec<u8> {
     (first..first + count).flat_map(|number| files.content(number).to_vec()).collect()
 }
 
-/// Downloads the files from number `first` on with all these hosts at once. Returns how long that took, without the start of so many
-/// programs on one machine.
+/// Downloads the files from number `first` on with all these hosts at once. Returns how long that took, without the start of so
+/// many programs on one machine.
 fn together(hosts: &[Host], first: u64) -> (Duration, Vec<Output>) {
     let gate = hosts[0].directory().join("gate");
     mkfifo(&gate, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();

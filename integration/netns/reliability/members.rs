@@ -9,10 +9,12 @@ use crate::lab::{Host, Lab};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 50;
-/// The gateway's leg on the LAN, and that of every client, in Mbit/s, at scale 1: fifty machines need the processors of some then.
+/// The gateway's leg on the LAN, and that of every client, in Mbit/s, at scale 1: fifty machines need the processors of some
+/// then.
 const GATEWAY_LEG: u32 = 100;
 const CLIENT_LEG: u32 = 1000;
-/// What each client keeps for the others, a little more than the file. The states of all clients are in memory here: 13 GB at scale 1.
+/// What each client keeps for the others, a little more than the file. The states of all clients are in memory here: 13 GB at
+/// scale 1.
 const KEPT: &str = "300M";
 /// How long all downloads together may take.
 const PATIENCE: Duration = Duration::from_secs(1200);

@@ -137,8 +137,8 @@ fn silent(survey: &Survey, node: &Node) -> Vec<Finding> {
     heard.collect()
 }
 
-/// Whether the node that runs here does not hear a gateway of its LAN: this command listens at the same port, and does not hear it now;
-/// or the node has not, although it has run long enough.
+/// Whether the node that runs here does not hear a gateway of its LAN: this command listens at the same port, and does not hear
+/// it now; or the node has not, although it has run long enough.
 fn is_deaf(node: &Node, seen: &Seen, survey: &Survey) -> bool {
     if survey.misses(seen.id) {
         return true;

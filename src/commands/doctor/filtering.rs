@@ -59,7 +59,8 @@ impl Drop {
         format!("{} {} them", self.chain, self.verb())
     }
 
-    /// The finding, with this machine's firewall as the reason. A firewall that rejects packets answers in place of the other machine.
+    /// The finding, with this machine's firewall as the reason. A firewall that rejects packets answers in place of the other
+    /// machine.
     pub(super) fn explain(self, finding: Finding) -> Finding {
         finding
             .because(format!("the firewall of this machine {} {}", self.verb(), self.what))
@@ -220,8 +221,8 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// The finding that something does not answer by `protocol`, with the reason if that is on this machine or beside it: its firewall drops what is
-/// sent to one of `destinations`, or nobody is there.
+/// The finding that something does not answer by `protocol`, with the reason if that is on this machine or beside it: its
+/// firewall drops what is sent to one of `destinations`, or nobody is there.
 pub(super) async fn explain(
     finding: Finding,
     filter: Option<&Filter<'_>>,

@@ -225,8 +225,8 @@ pub(super) async fn link(
     linked
 }
 
-/// The link to the first of the addresses of a gateway, in their order, that accepts one; and the addresses that do not, in the same
-/// order. All are dialled at the same time.
+/// The link to the first of the addresses of a gateway, in their order, that accepts one; and the addresses that do not, in the
+/// same order. All are dialled at the same time.
 async fn dial_any<F: Future<Output = Result<Link, DialError>>>(
     known: &Known,
     dial: impl Fn(Option<NodeId>, SocketAddr) -> F,
@@ -322,8 +322,8 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     found.collect()
 }
 
-/// The finding about another machine with the keys of this one, which is called `name`, and on which `node` runs. A link from an address
-/// that this machine had a moment ago looks like one of another machine until the gateway gives it up.
+/// The finding about another machine with the keys of this one, which is called `name`, and on which `node` runs. A link from an
+/// address that this machine had a moment ago looks like one of another machine until the gateway gives it up.
 pub(super) async fn twins(linked: &mut [Linked], name: &str, node: Option<&Node>) -> Option<Finding> {
     let own = net::own_addresses().unwrap_or_default();
     let end = Instant::now() + GIVEN_UP;

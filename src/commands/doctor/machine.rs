@@ -156,7 +156,8 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
     lans
 }
 
-/// The findings about interfaces that have an address, and no cable. Where gateways are found by others, a client needs none of them.
+/// The findings about interfaces that have an address, and no cable. Where gateways are found by others, a client needs none of
+/// them.
 pub(super) fn without_carrier(config: &Config, lans: &[Lan], is_gateway: bool) -> Vec<Finding> {
     // Without any LAN, the finding about that names them.
     let dark = if lans.is_empty() {

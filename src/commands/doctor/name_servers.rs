@@ -161,8 +161,8 @@ fn far(answers: &[Answer]) -> Option<IpAddr> {
     answers.first().filter(|_| answers.iter().all(is_far)).map(|(server, _)| server.ip())
 }
 
-/// What is asked: the name that is needed, else what every server knows by itself (RFC 6303 §4.2). One on this machine asks another
-/// one, and only a question that it has to pass on tells whether that works.
+/// What is asked: the name that is needed, else what every server knows by itself (RFC 6303 §4.2). One on this machine asks
+/// another one, and only a question that it has to pass on tells whether that works.
 fn question(server: SocketAddr, name: Option<Name>) -> Query {
     match name {
         Some(name) => Query::for_addresses(name, RecordType::A, true),

@@ -31,8 +31,8 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// The machine that packets to `destination` are handed to, once the system knows whether it is there. Something must have been sent
-    /// there a moment ago.
+    /// The machine that packets to `destination` are handed to, once the system knows whether it is there. Something must have
+    /// been sent there a moment ago.
     pub(super) async fn towards(destination: SocketAddr) -> Option<Self> {
         let hop = neighbour::next_hop(destination)?;
         let found = |is_here| Some(Self { destination, hop, is_here });
@@ -153,15 +153,16 @@ fn dark(hop: Hop) -> Option<String> {
     dark.into_iter().any(|(interface, _)| interface == name).then_some(name)
 }
 
-/// The finding that something does not answer, with the reason that nobody is at one of `destinations`, or where packets to it go first.
+/// The finding that something does not answer, with the reason that nobody is at one of `destinations`, or where packets to it go
+/// first.
 pub(super) async fn explain(finding: Finding, destinations: impl IntoIterator<Item = SocketAddr>) -> Finding {
     let known = join_all(destinations.into_iter().take(MAX_DESTINATIONS).map(Neighbour::towards)).await;
     let explained = known.into_iter().flatten().find_map(|neighbour| neighbour.explain(&finding));
     explained.unwrap_or(finding)
 }
 
-/// The finding that the server at `address` does not answer, although whoever its packets are handed to is there: then the uplink works
-/// as far as to that one.
+/// The finding that the server at `address` does not answer, although whoever its packets are handed to is there: then the uplink
+/// works as far as to that one.
 pub(super) async fn explain_silence(finding: Finding, address: SocketAddr) -> Finding {
     match Neighbour::towards(address).await {
         Some(neighbour) => neighbour.explain_silence(finding),
@@ -169,8 +170,8 @@ pub(super) async fn explain_silence(finding: Finding, address: SocketAddr) -> Fi
     }
 }
 
-/// The finding about an uplink by which `address` is not reached, although the router on the way is there: then the line behind that one
-/// comes first.
+/// The finding about an uplink by which `address` is not reached, although the router on the way is there: then the line behind
+/// that one comes first.
 pub(super) async fn behind_router(finding: Finding, address: SocketAddr) -> Finding {
     match Neighbour::towards(address).await {
         Some(neighbour) => neighbour.explain_far(finding),

@@ -47,7 +47,8 @@ pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
 /// What to do about packets that this machine's firewall does not let out.
 pub(super) const SHOW_RULES: &str = "'nft list ruleset', as root, shows the rule that drops outgoing packets";
 
-/// How a gateway is started again that ran on another machine. `servers` are those of the node here: all machines may have the same.
+/// How a gateway is started again that ran on another machine. `servers` are those of the node here: all machines may have the
+/// same.
 pub(super) fn start_gateway(servers: &[String]) -> String {
     match servers {
         [] => "'laneway up' with the --server or --role gateway that it had".into(),

@@ -284,8 +284,8 @@ impl Remote<'_> {
         (self.addresses(&survey), found)
     }
 
-    /// The gateways that were found, each with its addresses: those that links of the running node use, then those that announcements
-    /// came from, IPv4 first.
+    /// The gateways that were found, each with its addresses: those that links of the running node use, then those that
+    /// announcements came from, IPv4 first.
     fn addresses(&self, survey: &Survey) -> Vec<Known> {
         let used: Vec<SocketAddr> = self
             .node

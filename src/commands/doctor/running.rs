@@ -15,8 +15,8 @@ use crate::sys::port_holder::{self, Protocol};
 use crate::sys::service::registration::{self, Status};
 use crate::sys::state::{StateDir, quoted};
 
-/// The finding about a machine where no node answers. `is_running` tells that one runs; `directory` is that of its keys; `may_serve` that
-/// only an option, which its configuration lacks, keeps it from being a gateway.
+/// The finding about a machine where no node answers. `is_running` tells that one runs; `directory` is that of its keys;
+/// `may_serve` that only an option, which its configuration lacks, keeps it from being a gateway.
 pub(super) fn absent(is_running: bool, directory: Option<&Path>, may_serve: bool) -> Finding {
     if is_running {
         let what = "the node that runs here listens on unix sockets only: this command cannot ask it";

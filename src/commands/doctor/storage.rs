@@ -19,8 +19,8 @@ use crate::sys::{tools, users};
 use crate::telemetry::report::{bytes, few};
 use crate::telemetry::snapshot::{Snapshot, UnusedDirectory};
 
-/// The free space, in bytes, and the number of files below which a disk counts as full: the state alone is rewritten in pieces of some
-/// hundred kilobytes.
+/// The free space, in bytes, and the number of files below which a disk counts as full: the state alone is rewritten in pieces of
+/// some hundred kilobytes.
 const MIN_FREE: u64 = 1 << 20;
 const MIN_FILES: u64 = 16;
 /// Maximum number of files whose owner is checked.
@@ -61,8 +61,8 @@ fn places(state: &Path) -> [StateFolder; 3] {
     ]
 }
 
-/// Checks the directories of the node whose state is in `state`, and who owns them. `running` is where the node listens that runs with
-/// them.
+/// Checks the directories of the node whose state is in `state`, and who owns them. `running` is where the node listens that runs
+/// with them.
 pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding> {
     let mut devices = Vec::new();
     let mut found = Vec::new();
@@ -87,7 +87,8 @@ pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding
     found
 }
 
-/// The findings about disks that take nothing from the node that runs here, although they may be looked at, as when they are frozen.
+/// The findings about disks that take nothing from the node that runs here, although they may be looked at, as when they are
+/// frozen.
 pub(super) fn of_node(seen: &Snapshot) -> Vec<Finding> {
     let [_, cache, peers] = places(Path::new(&seen.node.directory));
     let stores = [(cache, seen.cache_store), (peers, seen.peers.store)];

@@ -2,7 +2,8 @@
 
 use super::report::{Finding, Layer};
 
-/// Where Linux says how many connections it tracks, and how many it may (nf_conntrack-sysctl). There is nothing where it tracks none.
+/// Where Linux says how many connections it tracks, and how many it may (nf_conntrack-sysctl). There is nothing where it tracks
+/// none.
 const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// The share of the table, in percent, from which it counts as full: while it is, entries come and go.

@@ -28,8 +28,8 @@ const FRESH: f64 = 5.0;
 /// The deadline for a connection from this machine.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Whether the node that runs here as a gateway has a way out. An answer that is some seconds old is proved anew: a standby gateway has
-/// one of its own only twice a minute.
+/// Whether the node that runs here as a gateway has a way out. An answer that is some seconds old is proved anew: a standby
+/// gateway has one of its own only twice a minute.
 pub(super) async fn check(
     node: &Node,
     config: &Config,
@@ -108,8 +108,8 @@ async fn anew(proof: &Proof, name_servers: Option<&Finding>) -> Option<Finding> 
     }
 }
 
-/// Whether the node that runs here as a gateway has a way out, as that node finds. Where a connection to a configured server tells,
-/// the gateway's check does. Where only names were tried, the `name_servers` come first.
+/// Whether the node that runs here as a gateway has a way out, as that node finds. Where a connection to a configured server
+/// tells, the gateway's check does. Where only names were tried, the `name_servers` come first.
 fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
     let is_seen_by_connecting =
         |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != NOTHING;

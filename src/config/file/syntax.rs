@@ -157,8 +157,8 @@ fn line_at(text: &str, at: usize) -> Option<(&str, &str)> {
     Some((name.trim(), value.split('#').next()?.trim()))
 }
 
-/// The right form of a line whose value does not stand in plain quotation marks, if the option takes the value so. Values that may
-/// hold a password are not repeated.
+/// The right form of a line whose value does not stand in plain quotation marks, if the option takes the value so. Values that
+/// may hold a password are not repeated.
 fn in_quotes(text: &str, at: usize, command: &Command) -> Option<(String, String)> {
     let (name, value) = line_at(text, at)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || ".:/-*_~?&%+".contains(c);

@@ -16,7 +16,8 @@ pub(super) struct Unclosed<'a> {
     pub(super) missing: char,
 }
 
-/// The first list, string or name of a table in the text that is not closed. `None` in doubt: a text with strings of several lines.
+/// The first list, string or name of a table in the text that is not closed. `None` in doubt: a text with strings of several
+/// lines.
 pub(super) fn first(text: &str) -> Option<Unclosed<'_>> {
     if text.contains("\"\"\"") || text.contains("'''") {
         return None;

@@ -28,8 +28,8 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub(in crate::gateway) enum Ask {
     /// A connection, and no more.
     Connection,
-    /// Data in its own protocol: `OPTIONS *`, which is for that (RFC 9110 §9.3.7); a handshake of TLS, whose answer needs large packets;
-    /// in an unknown protocol its first word, or any reaction to an empty line.
+    /// Data in its own protocol: `OPTIONS *`, which is for that (RFC 9110 §9.3.7); a handshake of TLS, whose answer needs large
+    /// packets; in an unknown protocol its first word, or any reaction to an empty line.
     Data(Speech),
     /// As `Data` in an unknown protocol, but an acknowledgement of the empty line is enough.
     Acknowledgement,
@@ -38,7 +38,8 @@ pub(in crate::gateway) enum Ask {
 /// The result of asking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gateway) enum Reply {
-    /// It has answered: also by refusing, or by ending the connection. With the address that a connection was made to, if one was.
+    /// It has answered: also by refusing, or by ending the connection. With the address that a connection was made to, if one
+    /// was.
     Answered(Option<SocketAddr>),
     /// It has not answered; why, as a sentence.
     Nothing(String),

@@ -15,7 +15,8 @@ use crate::trust::random::random;
 use crate::wire::http::RequestHead;
 
 impl Stream<'_> {
-    /// Answers a request for several ranges from a fresh and whole response; `None` when there is none, or when this is another request.
+    /// Answers a request for several ranges from a fresh and whole response; `None` when there is none, or when this is another
+    /// request.
     pub(super) async fn serve_ranges(&mut self, request: &RequestHead) -> Result<Option<Next>, End> {
         if self.is_pinned || !partial::has_several(request) {
             return Ok(None);

@@ -24,8 +24,8 @@ use crate::wire::http::{
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// How many reads a close takes at most. Hundreds of connections may be closed at once, one after the other on a thread that serves
-/// other clients, too; and a server that has sent as much has read the request.
+/// How many reads a close takes at most. Hundreds of connections may be closed at once, one after the other on a thread that
+/// serves other clients, too; and a server that has sent as much has read the request.
 const MOST_DISCARDED: usize = 2;
 /// What rustls holds of a connection: a handshake message that is not whole or the server's certificates, and later a record each
 /// way.
@@ -195,8 +195,8 @@ impl Server {
         self.egress.is_silent((&self.target, self.by), self.socket.speech(), false);
     }
 
-    /// Reads a head. What follows it stays in the buffer. A request that does not arrive is given up in the end, although the server
-    /// itself may take as long as it likes.
+    /// Reads a head. What follows it stays in the buffer. A request that does not arrive is given up in the end, although the
+    /// server itself may take as long as it likes.
     pub(super) async fn head(&mut self, method: &Method) -> Head {
         let mut searched = 0;
         let (since, reported) = (Instant::now(), Reported::default());

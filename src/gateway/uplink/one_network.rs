@@ -1,5 +1,5 @@
-//! A gateway for any destination on a machine that is connected to one network only, with no route beyond it: it reaches nothing that
-//! its clients do not reach themselves.
+//! A gateway for any destination on a machine that is connected to one network only, with no route beyond it: it reaches nothing
+//! that its clients do not reach themselves.
 
 use std::time::{Duration, Instant};
 

@@ -88,8 +88,8 @@ fn beside(gateway: Option<SocketAddr>, ip: IpAddr, port: u16) -> SocketAddr {
 }
 
 impl Exchange<'_> {
-    /// Whether the body of this response comes in pieces: the gateway has accepted what this node has offered. The field that says
-    /// so is removed, whoever sent it.
+    /// Whether the body of this response comes in pieces: the gateway has accepted what this node has offered. The field that
+    /// says so is removed, whoever sent it.
     pub(super) fn comes_in_pieces(&self, response: &mut ResponseHead) -> bool {
         let Some(value) = response.fields.get(sharing::FIELD).map(<[u8]>::to_vec) else { return false };
         response.fields.remove(sharing::FIELD);

@@ -212,8 +212,8 @@ fn translated(
     let _ = fields.push("Host", authority.as_bytes());
     let _ = fields.push("Accept-Encoding", codings);
     if index || is_named {
-        // A part can be neither rewritten nor checked. Whoever asks for one may get the whole (RFC 9110 §14.2); a HEAD says what a GET
-        // would bring.
+        // A part can be neither rewritten nor checked. Whoever asks for one may get the whole (RFC 9110 §14.2); a HEAD says what
+        // a GET would bring.
         ["range", "if-range"].into_iter().for_each(|name| fields.remove(name));
     }
     if index && !known.has_learnt(&place.front, url) {

@@ -180,9 +180,9 @@ impl Exchange<'_> {
         response.write_forward(&self.local.name, to, body_as, SystemTime::now(), out);
     }
 
-    /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there. It goes in chunks if the app
-    /// gets another body than the server has sent; and comes over several gateways if there is a prospect of it. Returns whether
-    /// the server has sent all of the body on this connection.
+    /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there. It goes in chunks if the
+    /// app gets another body than the server has sent; and comes over several gateways if there is a prospect of it. Returns
+    /// whether the server has sent all of the body on this connection.
     pub(super) async fn exact(
         &self,
         server: &mut FromServer<'_>,
@@ -315,7 +315,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Has the app's connection end with a reset, whatever ends it: what the app has is a part. [`Self::finish_body`] undoes that.
+    /// Has the app's connection end with a reset, whatever ends it: what the app has is a part. [`Self::finish_body`] undoes
+    /// that.
     pub(super) fn guard(&self) {
         if !self.is_guarded.swap(true, Relaxed) {
             net::reset_on_drop(self.app);

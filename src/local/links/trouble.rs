@@ -18,8 +18,8 @@ const MAX_TOLD: usize = 3;
 const OUTDATED: Duration = Duration::from_secs(5);
 
 impl Links {
-    /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link to a
-    /// gateway that has not said that it serves nobody, on a network that this machine is connected to.
+    /// Why a new connection would get no further than to the links, as [`Links::trouble`] tells it; `None` while there is a link
+    /// to a gateway that has not said that it serves nobody, on a network that this machine is connected to.
     pub fn idle_trouble(&self) -> Option<String> {
         let linked: Vec<_> = self.up.borrow().iter().map(|link| link.address).collect();
         // A link outlives its cable until a ping has stayed unanswered.
@@ -63,8 +63,8 @@ impl Links {
         }
     }
 
-    /// What is known of the gateways while there is no link and no dial has ended that tells why. It has ages, so it is no text for
-    /// failures, which are counted by their words.
+    /// What is known of the gateways while there is no link and no dial has ended that tells why. It has ages, so it is no text
+    /// for failures, which are counted by their words.
     fn unlinked(&self, now: Instant) -> Option<String> {
         let mut ages: BTreeMap<NodeId, Duration> = BTreeMap::new();
         let mut present = BTreeSet::new();
@@ -140,7 +140,8 @@ impl Links {
     }
 }
 
-/// What is known while there is no link: which one was `lost`, and which gateways were heard, and whether they may still be there.
+/// What is known while there is no link: which one was `lost`, and which gateways were heard, and whether they may still be
+/// there.
 fn in_words(lost: Option<&Lost>, heard: &[(String, bool)], now: Instant) -> Option<String> {
     let lost = lost.map(|Lost { gateway, reason, at }| {
         let ago = seconds(now.saturating_duration_since(*at));

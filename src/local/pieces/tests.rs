@@ -360,8 +360,8 @@ proptest! {
             false => sources[which].dies = at,
         }
         let outcome = simulate(60 << 20, &sources, f64::INFINITY, f64::INFINITY);
-        // What is missing is asked for as soon as a loss is noticed: at once if the source breaks, and after 400 ms if it falls silent. Two
-        // of those follow one another if the next piece was asked of it a little later than the first one.
+        // What is missing is asked for as soon as a loss is noticed: at once if the source breaks, and after 400 ms if it falls
+        // silent. Two of those follow one another if the next piece was asked of it a little later than the first one.
         let bound = if does_hang { 1000 } else { 500 };
         prop_assert!(outcome.stall <= Duration::from_millis(bound), "{outcome:?}");
     }

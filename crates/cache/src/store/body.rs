@@ -89,8 +89,8 @@ impl Body {
         Ok(Some(at + bytes.len() as u64))
     }
 
-    /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Returns where in it the bytes
-    /// are.
+    /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Returns where in it the
+    /// bytes are.
     ///
     /// # Errors
     /// Those of [`Body::read`].

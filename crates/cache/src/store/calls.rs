@@ -150,7 +150,8 @@ impl Store {
         if let Ok(place) = self.disk.places.clone().try_acquire_owned() {
             return begin(place).await.map_err(undone);
         }
-        // In a task of its own: a permit is reserved for the next waiter in the queue, which would never take it while not polled.
+        // In a task of its own: a permit is reserved for the next waiter in the queue, which would never take it while not
+        // polled.
         let (places, mut waiting) = (self.disk.places.clone(), JoinSet::new());
         waiting.spawn(async move {
             let place = places.acquire_owned().await.map_err(io::Error::other)?;

@@ -42,8 +42,8 @@ impl Drop for Room {
 }
 
 impl Store {
-    /// Takes memory for `stored`, with a body of `total` bytes if that is known. `None` when it is not small, or when too many are
-    /// waiting to be written, or the disk hangs: then it is written as it comes.
+    /// Takes memory for `stored`, with a body of `total` bytes if that is known. `None` when it is not small, or when too many
+    /// are waiting to be written, or the disk hangs: then it is written as it comes.
     #[must_use]
     pub fn room(self: &Arc<Self>, stored: &Stored, total: Option<u64>) -> Option<Room> {
         let body = total.map_or(Some(MAX_SMALL), |total| usize::try_from(total).ok())?;

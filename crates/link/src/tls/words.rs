@@ -4,7 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-/// Why a handshake has failed, as a sentence without its beginning, such as "it has sent no certificate", where "it" is the other end.
+/// Why a handshake has failed, as a sentence without its beginning, such as "it has sent no certificate", where "it" is the other
+/// end.
 pub fn in_words(error: &io::Error) -> String {
     match tls(error) {
         Some(error) => said(error),
