@@ -299,6 +299,10 @@ fn an_export_is_private_and_never_replaces_a_file() {
         .laneway(["ca", "export", text(&file)])
         .failed(1, &[&what, "caused by: File exists", "hint: name a file that does not exist yet"]);
     assert_eq!(fs::read(&file).unwrap(), before);
+    for what in ["export", "import"] {
+        let lines = ["error: the group's key is exported and imported by a file only", "hint: name a file"];
+        first.laneway(["ca", what, "-"]).failed(1, &lines);
+    }
 }
 
 #[test]

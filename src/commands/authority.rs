@@ -157,6 +157,14 @@ impl Ca {
     /// # Errors
     /// When a file cannot be read or written, or is not the group's.
     pub fn run(self, state: StateDir) -> Result<(), Problem> {
+        let (Self::Export { file } | Self::Import { file, .. }) = &self;
+        if file.as_os_str() == "-" {
+            // Elsewhere it is standard input or output: nobody looks for the key in a file of that name.
+            return Err(Problem::new(
+                "the group's key is exported and imported by a file only, and '-' names none",
+            )
+            .hint("name a file, such as group.laneway"));
+        }
         match self {
             Self::Export { file } => export(&state, &file),
             Self::Import { file, name } => import(&StateDir::open(state.path())?, &file, name),
