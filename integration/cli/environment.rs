@@ -297,6 +297,8 @@ fn software_is_pointed_to_a_port_with_logins_by_a_login_and_otherwise_the_user_i
             "hint: ",
         ],
     );
+    let diagnosis = machine.laneway(["doctor"]);
+    assert!(diagnosis.stdout.contains("the fronts of this node serve nobody"), "{diagnosis}");
     // A command that needs none takes it, and no password is shown that was not to be printed.
     machine.laneway(["status", "--proxy", &with_login]).success();
     let help = Output::of(machine.command(["env", "--help"]).env("LANEWAY_PROXY", &with_login)).success();

@@ -18,6 +18,11 @@ const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Asks each registry for the beginning of its pages, by the local port, as software does.
 pub(super) async fn check(node: &Node) -> Vec<Finding> {
+    if node.seen.node.needs_login && !node.seen.fronts.is_empty() {
+        let what = "the fronts of this node serve nobody, because its local port asks for a login";
+        let hint = "remove --proxy-logins and --proxy-login, or the fronts: tools send no login to a front";
+        return vec![Finding::wrong(Layer::Request, what).hint(hint)];
+    }
     let mut found = Vec::new();
     for front in node.seen.fronts.iter().take(MAX_FRONTS) {
         let late = |_| Err(Failure::new(Kind::ConnectTimeout, Side::Link, "there was no answer in time"));
