@@ -2,7 +2,7 @@
 
 use super::curl::HTTP;
 use crate::lab::fleet::Fleet;
-use crate::lab::group::{START, laneway};
+use crate::lab::group::laneway;
 use crate::lab::origin::{noise, sha256};
 use crate::lab::process::Process;
 use crate::lab::wait::PATIENCE;
@@ -302,9 +302,9 @@ fn two_gateways(lab: &Lab) -> ([Host; 2], [Host; 3], impl Sized + use<>) {
     let [c1, c2, c3] = &clients;
     let group = lab.group(&[&gateways[0], &gateways[1], c1, c2, c3], &[]);
     let other = group.gateway(&gateways[1], &[]);
-    let mut nodes = clients.each_ref().map(|client| group.client(client, &[]));
-    for node in &mut nodes {
-        (0..2).for_each(|_link| drop(node.wait_for_line("link up", START)));
+    let nodes = clients.each_ref().map(|client| group.client(client, &[]));
+    for node in &nodes {
+        wait_until("links to both gateways", || node.log().matches("link up gateway=").count() > 1);
     }
     ["g1", "g2"].into_iter().for_each(|gateway| lab.narrow(gateway, "16mbit"));
     (gateways, clients, (group, other, nodes))
