@@ -36,10 +36,11 @@ use crate::wire::target::Target;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// The deadline of all attempts together.
 const DEADLINE: Duration = Duration::from_secs(45);
-/// How long one machine is asked alone before the next one is asked beside it (RFC 8305 §5).
-const STAGGER: Duration = Duration::from_millis(250);
+/// How long one machine is asked alone before the next one is asked beside it (RFC 8305 §5). A machine that is busy takes some
+/// hundred milliseconds for a handshake, and its other addresses need not be asked, too.
+const STAGGER: Duration = Duration::from_millis(500);
 /// How long others are still asked after a refusal. The one that refused may be any gateway of the group.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Where the machine is that admits.
 #[derive(Clone, Copy)]
