@@ -185,6 +185,20 @@ impl Victim {
         link.retire();
     }
 
+    /// Four links of a member with 400 questions each that are never finished.
+    async fn begin_questions(&self) -> Vec<Raw> {
+        let mut links = Vec::new();
+        for _ in 0..4 {
+            let mut raw = self.raw(0).await;
+            for stream in streams(400) {
+                let body = frame(DATA, 0, stream, &[0; 15_000]).repeat(4);
+                raw.output.try_say([request(stream, 0, POST, "/dns-query"), body].concat()).await;
+            }
+            links.push(until_taken(raw).await);
+        }
+        links
+    }
+
     /// Checks that its memory never exceeded the limit, and that another member is served.
     async fn has_kept_its_limit(&self) {
         self.has_kept_memory();
@@ -254,15 +268,7 @@ async fn answers_that_a_member_gives_no_window_for_do_not_fill_the_gateways_memo
 #[tokio::test]
 async fn questions_that_trickle_in_do_not_fill_the_gateways_memory() {
     let victim = Victim::start("127.0.0.72", &[]).await;
-    let mut links = Vec::new();
-    for _ in 0..4 {
-        let mut raw = victim.raw(0).await;
-        for stream in streams(400) {
-            let body = frame(DATA, 0, stream, &[0; 15_000]).repeat(4);
-            raw.output.try_say([request(stream, 0, POST, "/dns-query"), body].concat()).await;
-        }
-        links.push(until_taken(raw).await);
-    }
+    let _links = victim.begin_questions().await;
     victim.has_kept_its_limit().await;
 }
 

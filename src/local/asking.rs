@@ -142,7 +142,7 @@ impl Routes {
     /// connects from this machine. `ask` gets a link, and whether another gateway may be asked instead.
     ///
     /// # Errors
-    /// Why no gateway does it, or that there is none within the time of `search`.
+    /// Why no gateway does it; [`Kind::NoGateway`] if none is found in the time of `search`.
     pub(super) async fn ask<T: Send, F>(
         &self,
         target: Option<&Target>,

@@ -19,9 +19,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{MIB, POST, Victim, streams, until_taken};
+use super::{MIB, Victim};
 use crate::peer::within;
-use crate::raw::{DATA, frame, request};
 
 /// As many handshakes as a gateway has in progress for one LAN: 64 from each of 16 addresses.
 const ADDRESSES: u8 = 16;
@@ -118,15 +117,7 @@ async fn joins_that_are_never_finished_do_not_fill_the_gateways_memory() {
     assert!(held.iter().any(Option::is_some), "nobody has got through");
     within(victim.admits([127, 68, 1, 1], &code)).await;
     victim.has_kept_little_for_strangers();
-    let mut links = Vec::new();
-    for _ in 0..4 {
-        let mut raw = victim.raw(0).await;
-        for stream in streams(400) {
-            let body = frame(DATA, 0, stream, &[0; 15_000]).repeat(4);
-            raw.output.try_say([request(stream, 0, POST, "/dns-query"), body].concat()).await;
-        }
-        links.push(until_taken(raw).await);
-    }
+    let _links = victim.begin_questions().await;
     victim.has_kept_its_limit().await;
     drop(held);
 }

@@ -144,8 +144,7 @@ fn later(asked: Answering) -> BoxFuture<'static, Vec<IpAddr>> {
         .boxed()
 }
 
-/// The addresses of both answers; if none, the reason: one query's failure counts more than the other's answer that there are no
-/// addresses.
+/// The addresses of both answers. If there are none, the reason: a query that failed counts more than one that found nothing.
 fn first(
     four: Result<Answer, NoAddress>,
     six: Option<Result<Answer, NoAddress>>,

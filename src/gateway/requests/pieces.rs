@@ -327,7 +327,7 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the client these hashes; none means that there are no more.
+    /// Tells the client these hashes. An empty list ends them.
     fn list(&mut self, listed: &[Listed]) {
         for &Listed { index, hash } in listed {
             FromGateway::Listed { index, hash }.write(&mut self.out);
